@@ -1,0 +1,6 @@
+"""infer-daemon: one process, several vLLM engines, one fair OpenAI-compatible door.
+
+Read `request_path.py` first: the way of a request, in nine verbs.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,12 @@
+"""`python -m infer_daemon`: the same as the console script.
+
+vLLM spawns its engine processes by importing this module again under another name, so it must stay
+light and do nothing unless it is the program that was started.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    from infer_daemon.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The door. The only package that imports the HTTP library."""

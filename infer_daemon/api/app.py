@@ -1,0 +1,138 @@
+"""The OpenAI-compatible application: which path leads where."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from infer_daemon import __version__
+from infer_daemon.api import sse
+from infer_daemon.api.openai import PATHS, bearer_key, error_response, read_body
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import (
+    BodyTooLarge,
+    ClientError,
+    DaemonError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NoSuchPath,
+)
+from infer_daemon.engines.contract import Reply
+from infer_daemon.request_path import Ask, RequestPath
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class View(Protocol):
+    """What the door shows of the daemon besides answering requests; see `daemon.View`."""
+
+    def models(self) -> list[dict[str, object]]:
+        """One card per public model, in OpenAI's shape."""
+
+    def readiness(self) -> tuple[bool, dict[str, object]]:
+        """Whether the daemon is ready, and the state of each model."""
+
+    def metrics(self) -> bytes:
+        """The page for Prometheus. Called from a thread."""
+
+    def authenticate(self, key: str | None) -> None:
+        """Raise InvalidKey unless the key is a tenant's."""
+
+
+def build(path: RequestPath, view: View, *, body_bytes_max: int) -> web.Application:
+    """The application; the daemon puts it behind its listeners."""
+    app = web.Application(client_max_size=body_bytes_max, middlewares=[_errors_in_shape])
+    for url, endpoint in PATHS.items():
+        app.router.add_post(url, partial(_ask, path, endpoint))
+    app.router.add_get("/v1/models", partial(_models, view))
+    app.router.add_get("/v1/models/{id:.+}", partial(_model, view))
+    app.router.add_get("/version", _version)
+    app.router.add_get("/health", _health)
+    app.router.add_get("/ready", partial(_ready, view))
+    app.router.add_get("/metrics", partial(_metrics, view))
+    return app
+
+
+async def _ask(path: RequestPath, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+    ask = Ask(
+        endpoint=endpoint, key=bearer_key(request), read=partial(read_body, request, endpoint)
+    )
+    answer = await path.run(ask)
+    if not isinstance(answer.content, Reply):
+        return await sse.send(request, answer.content, answer.request_id)
+    reply = answer.content
+    return web.Response(
+        status=reply.status,
+        body=reply.body,
+        content_type=reply.content_type,
+        headers={**reply.headers, "x-request-id": answer.request_id},
+    )
+
+
+@web.middleware
+async def _errors_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal in the shape that the client's library parses."""
+    try:
+        return await handler(request)
+    except (DaemonError, web.HTTPClientError) as error:
+        return error_response(_in_our_words(error, request), PATHS.get(request.path))
+
+
+def _in_our_words(error: DaemonError | web.HTTPClientError, request: web.Request) -> DaemonError:
+    match error:
+        case DaemonError():
+            return error
+        case web.HTTPNotFound():
+            return NoSuchPath(f"there is nothing at {request.path[:200]}")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return MethodNotAllowed(f"{request.path[:200]} answers {allowed}")
+        case web.HTTPRequestEntityTooLarge():
+            return BodyTooLarge()
+        case _:
+            return ClientError(error.reason)
+
+
+async def _models(view: View, request: web.Request) -> web.Response:
+    view.authenticate(bearer_key(request))
+    return _json({"object": "list", "data": view.models()})
+
+
+async def _model(view: View, request: web.Request) -> web.Response:
+    view.authenticate(bearer_key(request))
+    wanted = request.match_info["id"]
+    cards = view.models()
+    for card in cards:
+        if card["id"] == wanted:
+            return _json(card)
+    known = ", ".join(str(card["id"]) for card in cards)
+    raise ModelNotFound(f"no model {wanted[:100]!r}; there is: {known}", param="model")
+
+
+async def _version(_: web.Request) -> web.Response:
+    return _json({"version": __version__})
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+async def _ready(view: View, _: web.Request) -> web.Response:
+    ready, body = view.readiness()
+    return _json(body, status=200 if ready else 503)
+
+
+async def _metrics(view: View, _: web.Request) -> web.Response:
+    page = await asyncio.to_thread(view.metrics)
+    return web.Response(
+        body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    )
+
+
+def _json(body: object, *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=msgspec.json.encode(body), content_type="application/json"
+    )

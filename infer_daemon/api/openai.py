@@ -1,0 +1,141 @@
+"""OpenAI's ways: the paths, the body's encoding and the shape of an error."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import BodyPartReader, web
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import BodyTooLarge, ClientError, DaemonError, MalformedBody
+from infer_daemon.request_path import Body
+
+PATHS: dict[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint.CHAT,
+    "/v1/completions": Endpoint.COMPLETIONS,
+    "/v1/responses": Endpoint.RESPONSES,
+    "/v1/messages": Endpoint.MESSAGES,
+    "/v1/messages/count_tokens": Endpoint.COUNT_TOKENS,
+    "/v1/embeddings": Endpoint.EMBEDDINGS,
+    "/v1/score": Endpoint.SCORE,
+    "/score": Endpoint.SCORE,
+    "/v1/rerank": Endpoint.RERANK,
+    "/v2/rerank": Endpoint.RERANK,
+    "/rerank": Endpoint.RERANK,
+    "/classify": Endpoint.CLASSIFY,
+    "/pooling": Endpoint.POOLING,
+    "/v1/audio/transcriptions": Endpoint.TRANSCRIPTIONS,
+    "/v1/audio/translations": Endpoint.TRANSLATIONS,
+    "/tokenize": Endpoint.TOKENIZE,
+    "/detokenize": Endpoint.DETOKENIZE,
+}
+"""Every POST path. All of them need a key."""
+
+_UPLOADS = (Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS)
+_decoder = msgspec.json.Decoder()
+
+
+async def read_body(request: web.Request, endpoint: Endpoint) -> Body:
+    """Read and decode a request's body.
+
+    Raises:
+        BodyTooLarge, MalformedBody: as they say.
+    """
+    try:
+        body = await _read_form(request) if endpoint in _UPLOADS else await _read_json(request)
+    except web.HTTPRequestEntityTooLarge as error:
+        raise BodyTooLarge from error
+    refuse_what_is_not_ours(endpoint, body.fields)
+    return body
+
+
+async def _read_json(request: web.Request) -> Body:
+    raw = await request.read()
+    try:
+        fields = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise MalformedBody
+    return Body(fields)
+
+
+async def _read_form(request: web.Request) -> Body:
+    if not request.content_type.startswith("multipart/"):
+        raise MalformedBody("this path takes multipart/form-data with a part named `file`")
+    fields: dict[str, Any] = {}
+    upload: bytes | None = None
+    try:
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader):
+                raise MalformedBody("parts may not be nested")
+            data = bytes(await part.read(decode=True))
+            if part.name == "file":
+                upload = data
+            elif part.name:
+                fields[part.name] = data.decode()
+    except (ValueError, AssertionError) as error:
+        raise MalformedBody(f"the body is not multipart/form-data: {error}") from error
+    if upload is None:
+        raise MalformedBody("there is no part named `file`")
+    return Body(fields, upload)
+
+
+def refuse_what_is_not_ours(endpoint: Endpoint, fields: dict[str, Any]) -> None:
+    """Refuse the few fields that would need a store of responses, which there is none of: one
+    tenant could read another's."""
+    if endpoint is not Endpoint.RESPONSES:
+        return
+    for name in ("previous_response_id", "background", "conversation"):
+        if fields.get(name):
+            raise ClientError(
+                f"{name}: responses are not stored here; send the whole conversation", param=name
+            )
+
+
+def bearer_key(request: web.BaseRequest) -> str | None:
+    """The API key: OpenAI's `Authorization: Bearer`, or Anthropic's `x-api-key`."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    return request.headers.get("x-api-key")
+
+
+def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Response:
+    """An error in OpenAI's shape, or in Anthropic's for their endpoints."""
+    if endpoint in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS):
+        body: dict[str, object] = {
+            "type": "error",
+            "error": {"type": _anthropic_type(error.status), "message": error.message},
+            "request_id": error.request_id,
+        }
+    else:
+        body = {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
+    headers = {"x-request-id": error.request_id} if error.request_id else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return web.Response(
+        status=error.status,
+        body=msgspec.json.encode(body),
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def _anthropic_type(status: int) -> str:
+    """https://docs.anthropic.com/en/api/errors"""
+    types = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+    }
+    return types.get(status, "api_error" if status >= 500 else "invalid_request_error")

@@ -1,0 +1,146 @@
+"""The command line: `infer-daemon serve | check | models | state | version`.
+
+Kept light: the engines' processes import the program's main module again.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from infer_daemon import __version__
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 bad input."""
+    arguments = _parser().parse_args(argv)
+    from infer_daemon.settings.load import SettingsError
+    from infer_daemon.settings.state_folder import StateFolderError
+
+    try:
+        code: int = arguments.run(arguments)
+    except (SettingsError, StateFolderError) as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:
+        return OK
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="infer-daemon",
+        description="One process, several vLLM engines, one fair OpenAI-shaped door.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the daemon")
+    serve.add_argument("--config", type=Path, required=True, metavar="FILE")
+    serve.add_argument("--host", help="address to listen on, instead of listen.host")
+    serve.add_argument("--port", type=int, help="TCP port, instead of listen.port; 0 finds one")
+    serve.add_argument("--state-dir", metavar="DIR", help="instead of daemon.state_dir")
+    serve.add_argument(
+        "--examples", action="store_true", help="print calls to paste when the engines are ready"
+    )
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="validate a configuration and show what it means")
+    check.add_argument("config", type=Path, metavar="CONFIG")
+    check.set_defaults(run=_check)
+
+    models = commands.add_parser("models", help="the models of the running daemon")
+    _add_running(models)
+    models.set_defaults(run=_models)
+
+    state = commands.add_parser("state", help="engines, queues and models of the running daemon")
+    _add_running(state)
+    state.set_defaults(run=_state)
+
+    version = commands.add_parser("version", help="the daemon's version")
+    version.set_defaults(run=lambda _: print(__version__) or OK)
+    return parser
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    """How to find the running daemon."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--state-dir", type=Path, metavar="DIR", help="its state folder")
+    where.add_argument("--config", type=Path, metavar="FILE", help="its configuration")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import uvloop
+
+    from infer_daemon.api.listeners import AddressInUse
+    from infer_daemon.daemon import Daemon
+    from infer_daemon.ledger import logs
+    from infer_daemon.settings import load, schema
+    from infer_daemon.settings.state_folder import StateFolder
+
+    settings = load.load(arguments.config)
+    settings = schema.replace_listen(settings, host=arguments.host, port=arguments.port)
+    if arguments.state_dir:
+        settings = schema.replace_state_dir(settings, arguments.state_dir)
+    logs.configure(logs.choose_format(settings.daemon.log_format), settings.daemon.log_level)
+    folder = StateFolder.of(settings)
+
+    async def run() -> None:
+        await Daemon(settings, folder).run(show_examples=arguments.examples)
+
+    with folder.locked():
+        try:
+            uvloop.run(run())
+        except AddressInUse as error:
+            print(error, file=sys.stderr)
+            return FAILED
+    return OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from infer_daemon import plan
+    from infer_daemon.settings import load
+
+    settings = load.load(arguments.config)
+    problems = plan.problems(settings)
+    if problems:
+        raise load.SettingsError(str(arguments.config), problems)
+    plan.show(settings)
+    return OK
+
+
+def _state(arguments: argparse.Namespace) -> int:
+    return _ask(arguments, "state")
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    return _ask(arguments, "models")
+
+
+def _ask(arguments: argparse.Namespace, what: str) -> int:
+    """Ask the running daemon for its state and show a part of it."""
+    from infer_daemon import tables
+    from infer_daemon.api.admin import ask
+    from infer_daemon.settings import load
+    from infer_daemon.settings.state_folder import StateFolder
+
+    if arguments.state_dir:
+        folder = StateFolder(arguments.state_dir.expanduser().absolute())
+    else:
+        folder = StateFolder.of(load.load(arguments.config))
+    try:
+        state = asyncio.run(ask(folder.admin_socket, "/state"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        print(f"no daemon answers at {folder.admin_socket}: {reason}", file=sys.stderr)
+        return FAILED
+    if arguments.json:
+        print(json.dumps(state["models"] if what == "models" else state, indent=2))
+    elif what == "models":
+        tables.show_models(state)
+    else:
+        tables.show_state(state)
+    return OK

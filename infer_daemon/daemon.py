@@ -1,0 +1,204 @@
+"""The composition root: builds every part in order, runs them, and takes them down in reverse."""
+
+import asyncio
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from infer_daemon import __version__
+from infer_daemon.api import admin, app, listeners
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.engines.fleet import Fleet, PoolPlan
+from infer_daemon.engines.pool import Pool
+from infer_daemon.examples import examples
+from infer_daemon.ledger.exposition import VendorCollector
+from infer_daemon.ledger.logs import choose_format
+from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.request_path import RequestPath
+from infer_daemon.routing.catalog import Catalog
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.schema import Settings
+from infer_daemon.settings.state_folder import StateFolder
+from infer_daemon.tenancy.registry import Registry
+from infer_daemon.view import View
+
+if TYPE_CHECKING:
+    from infer_daemon.engines.vllm.factory import VllmFactory
+
+log = structlog.get_logger()
+
+LAG_PROBE_S = 0.1
+DRAIN_PROBE_S = 0.05
+
+
+class Daemon:
+    """One running daemon. Build it inside its event loop and `await run()` once."""
+
+    def __init__(self, settings: Settings, folder: StateFolder) -> None:
+        """Args: folder: must be locked by the caller for as long as the daemon runs."""
+        self._settings = settings
+        self._folder = folder
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        # Leaves first: each part is given the ones above it.
+        self.metrics = Metrics()
+        self.vendor = VendorCollector()
+        # The loop's own clock, but not rounded to the milliseconds that uvloop keeps.
+        self.recorder = Recorder(self.metrics, time.monotonic)
+        self.tenants = Registry({name: t.key_hashes for name, t in settings.tenants.items()})
+        self.catalog = Catalog.from_settings(settings)
+        self.schedulers = {
+            name: Scheduler(queue_len_max=settings.scheduling.queue_len_max)
+            for name in self.catalog.pools
+        }
+        self.pools = {
+            name: Pool(name, scheduler, self.metrics, settings.scheduling)
+            for name, scheduler in self.schedulers.items()
+        }
+        self.fleet = Fleet(settings.engines, self._plans(), self._registry_of)
+        self.path = RequestPath(
+            tenants=self.tenants, catalog=self.catalog, pools=self.pools, recorder=self.recorder
+        )
+        self.view = View(self)
+        self.port = settings.listen.port
+        """The TCP port: the free one that was found, where the settings say 0."""
+
+    def _plans(self) -> list[PoolPlan]:
+        return [
+            PoolPlan(
+                pool=self.pools[name],
+                engines=[EngineName(e) for e in self._settings.models[models[0].model].engines],
+                served_names=[m.model for m in models if not m.lora] or [name],
+                loras={m.model: m.lora for m in models if m.lora},
+            )
+            for name, models in self.catalog.pools.items()
+        ]
+
+    def _registry_of(self, engine: EngineName) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        self.vendor.add(engine, registry)
+        return registry
+
+    async def run(self, *, show_examples: bool = False) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            AddressInUse: a listener's place is taken; nothing was started.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop)
+        log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
+        doors = await self._open_doors()
+        tasks = [
+            asyncio.create_task(self._stopped(), name="stop"),
+            asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
+            asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
+            asyncio.create_task(self._announce(show_examples=show_examples), name="announce"),
+        ]
+        try:
+            await _first_end(tasks)
+            await self._drain()
+        finally:
+            await _cancel(tasks)
+            for door in doors:
+                await door.cleanup()
+            await self.fleet.stop()
+            log.info("daemon_stopped")
+
+    def stop(self) -> None:
+        """Begin to drain; called again, end at once."""
+        (self._stop_now if self._stop.is_set() else self._stop).set()
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
+
+    async def _open_doors(self) -> list[listeners.Runner]:
+        listen = self._settings.listen
+        api = await listeners.runner(
+            app.build(self.path, self.view, body_bytes_max=listen.body_bytes_max)
+        )
+        operators = await listeners.runner(admin.build(self.view.state))
+        socket = self._folder.api_socket(self._settings)
+        try:
+            await listeners.listen_unix(operators, self._folder.admin_socket, 0o600)
+            if socket is not None:
+                await listeners.listen_unix(api, socket, int(listen.unix_socket_mode, 8))
+            self.port = await listeners.listen_tcp(api, listen.host, listen.port)
+        except listeners.AddressInUse:
+            await api.cleanup()
+            await operators.cleanup()
+            raise
+        log.info("door_open", url=self.url, unix_socket=str(socket or ""))
+        return [api, operators]
+
+    @property
+    def url(self) -> str:
+        """Where TCP clients find the API."""
+        return f"http://{self._settings.listen.host}:{self.port}"
+
+    def _load_vendor(self) -> "VllmFactory":
+        # vLLM reads its configuration from the environment in which it is imported.
+        from infer_daemon.engines.vllm import environment
+
+        section = self._settings.daemon
+        environment.prepare(
+            self._folder.runtime,
+            log_level=section.engine_log_level,
+            log_format=choose_format(section.log_format),
+        )
+        from infer_daemon.engines.vllm.factory import VllmFactory
+
+        return VllmFactory(
+            {name: e for name, e in self._settings.engines.items() if e.kind == "vllm"}
+        )
+
+    async def _announce(self, *, show_examples: bool) -> None:
+        """Say once, when the last engine has settled, how the start went; then only wait."""
+        await self.fleet.settled()
+        ready, body = self.view.readiness()
+        (log.info if ready else log.error)("daemon_ready" if ready else "daemon_not_ready", **body)
+        if ready and show_examples:
+            socket = str(self._folder.api_socket(self._settings) or "")
+            model = next(iter(self._settings.models))
+            print(examples(self.url, socket, model), file=sys.stderr, flush=True)  # noqa: T201
+        await asyncio.Event().wait()
+
+    async def _watch_loop_lag(self) -> None:
+        """Measure how late the loop is: what every request on it waits besides its own work."""
+        while True:
+            due_s = self._loop.time() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            self.metrics.loop_lag.observe(max(0.0, self._loop.time() - due_s))
+
+    async def _drain(self) -> None:
+        """Refuse what is new and let what runs finish, up to the configured time."""
+        self.path.is_draining = True
+        timeout_s = self._settings.daemon.drain_timeout_s
+        log.info("draining", requests=self.path.in_flight, timeout_s=timeout_s)
+        deadline_s = self._loop.time() + timeout_s
+        while self.path.in_flight and not self._stop_now.is_set():
+            if self._loop.time() >= deadline_s:
+                log.warning("drain_timeout", requests=self.path.in_flight)
+                return
+            await asyncio.sleep(DRAIN_PROBE_S)
+
+
+async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the first task to end. Only the stop event may; another has failed, and is raised
+    after the drain by whoever awaits it."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        if (error := task.exception()) is not None:
+            log.error("task_failed", task=task.get_name(), exc_info=error)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

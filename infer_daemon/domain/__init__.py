@@ -1,0 +1,1 @@
+"""The vocabulary: words that every other package may use. Imports nothing of ours."""

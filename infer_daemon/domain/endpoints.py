@@ -1,0 +1,22 @@
+"""What a client can ask for, independent of the path it is asked on."""
+
+from enum import StrEnum
+
+
+class Endpoint(StrEnum):
+    """One kind of request. Several paths may lead to the same endpoint (`/score`, `/v1/score`)."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "count_tokens"
+    EMBEDDINGS = "embeddings"
+    SCORE = "score"
+    RERANK = "rerank"
+    CLASSIFY = "classify"
+    POOLING = "pooling"
+    TRANSCRIPTIONS = "transcriptions"
+    TRANSLATIONS = "translations"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"

@@ -1,0 +1,194 @@
+"""Every refusal and failure that a client may be told of.
+
+    DaemonError                     500 internal_error
+    ├── ClientError                 400 invalid_request: the request itself is at fault
+    │   ├── MalformedBody           400 invalid_json
+    │   ├── NotSupported            400 unsupported
+    │   ├── FanoutTooLarge          400 fanout_too_large
+    │   ├── InvalidKey              401 invalid_api_key
+    │   ├── ModelNotFound           404 model_not_found
+    │   ├── NoSuchPath              404 not_found
+    │   ├── MethodNotAllowed        405 method_not_allowed
+    │   └── BodyTooLarge            413 body_too_large
+    ├── Rejected                    503: never entered a queue
+    │   ├── QueueFull               503 queue_full
+    │   ├── ModelNotReady           503 model_not_ready
+    │   └── ShuttingDown            503 shutting_down
+    ├── Evicted                     503: was queued and gave its place up
+    │   ├── WaitedTooLong           503 waited_too_long
+    │   └── PoolLost                503 no_engine
+    ├── EngineError
+    │   ├── EngineDied              503 engine_died
+    │   └── EngineFault             500 engine_fault
+    └── FrontendError               whatever a front end worked out itself
+
+The class docstring is the default message. Only these reach a client with their text; anything
+else becomes an `InternalError` that names the request and nothing more.
+"""
+
+from infer_daemon.domain.outcomes import Outcome
+
+
+class DaemonError(Exception):
+    """The daemon failed to answer; the log has the details under this request's id."""
+
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "server_error"
+    outcome: Outcome = Outcome.INTERNAL_ERROR
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.retry_after_s = retry_after_s
+        self.param = param
+        self.request_id = ""
+        """Set by the request path, for the client to quote."""
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class ClientError(DaemonError):
+    """The request is not valid."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+    outcome = Outcome.CLIENT_ERROR
+
+
+class MalformedBody(ClientError):
+    """The body is not a JSON object."""
+
+    code = "invalid_json"
+
+
+class NotSupported(ClientError):
+    """This model or daemon does not support what the request asks for."""
+
+    code = "unsupported"
+
+
+class FanoutTooLarge(ClientError):
+    """The request asks for more sequences at once than an engine may hold."""
+
+    code = "fanout_too_large"
+
+
+class InvalidKey(ClientError):
+    """No valid API key was given: send `Authorization: Bearer KEY`."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class ModelNotFound(ClientError):
+    """There is no such model."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NoSuchPath(ClientError):
+    """There is nothing at this path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """This path does not answer this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ClientError):
+    """The request body is larger than this daemon accepts."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class Rejected(DaemonError):
+    """The daemon cannot take this request now."""
+
+    status = 503
+    code = "rejected"
+    outcome = Outcome.REJECTED
+
+
+class QueueFull(Rejected):
+    """Too many requests are waiting for this model."""
+
+    code = "queue_full"
+
+
+class ModelNotReady(Rejected):
+    """No engine of this model is ready."""
+
+    code = "model_not_ready"
+
+
+class ShuttingDown(Rejected):
+    """The daemon is shutting down."""
+
+    code = "shutting_down"
+
+
+class Evicted(DaemonError):
+    """The request gave up its place in the queue."""
+
+    status = 503
+    code = "evicted"
+    outcome = Outcome.EVICTED
+
+
+class WaitedTooLong(Evicted):
+    """The request waited longer for an engine than it may."""
+
+    code = "waited_too_long"
+
+
+class PoolLost(Evicted):
+    """The last engine of this model went away while the request waited."""
+
+    code = "no_engine"
+
+
+class EngineError(DaemonError):
+    """The engine failed while it worked on this request."""
+
+    outcome = Outcome.ENGINE_ERROR
+
+
+class EngineDied(EngineError):
+    """The engine died while it worked on this request."""
+
+    status = 503
+    code = "engine_died"
+
+
+class EngineFault(EngineError):
+    """The engine reported an internal error for this request."""
+
+    code = "engine_fault"
+
+
+class FrontendError(DaemonError):
+    """The front end of the model could not answer."""
+
+    def __init__(self, message: str, *, status: int, code: str, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+        self.code = code
+        self.type = "invalid_request_error" if status < 500 else "server_error"
+        self.outcome = Outcome.CLIENT_ERROR if status < 500 else Outcome.ENGINE_ERROR

@@ -1,0 +1,63 @@
+"""What is known of one request, gathered on its way and written down when it settles."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.outcomes import Outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestRecord:
+    """One HTTP request. Written by the request path and the gate, both on the event loop.
+
+    Times are loop time in seconds; a stage that was never reached is None. A request may make
+    several engine calls (prompt lists, rerank pairs): token counts are sums over them, stage times
+    are those of the first call to get there, `last_token_s` of the last.
+    """
+
+    id: str
+    endpoint: Endpoint
+    accepted_s: float
+    clock: Callable[[], float]
+
+    tenant: str = ""
+    model: str = ""
+    """The public name that the client asked for; responses carry it back."""
+    engine: str = ""
+    stream: bool = False
+
+    authenticated_s: float | None = None
+    routed_s: float | None = None
+    rendered_s: float | None = None
+    granted_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    settled_s: float | None = None
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    calls_started: int = 0
+    calls_open: int = 0
+    """Engine calls that were begun and have not delivered their last output yet."""
+    refusal: DaemonError | None = None
+    """What the gate refused with. The vendor's handlers turn an exception into their own error, so
+    the request path answers from here."""
+    outcome: Outcome | None = None
+    code: str = ""
+    detail: str = ""
+    """For the log alone: what went wrong inside, never told to the client."""
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether everything that engines contribute has arrived."""
+        return self.calls_started > 0 and self.calls_open == 0
+
+
+CURRENT: ContextVar[RequestRecord | None] = ContextVar("infer_daemon_request", default=None)
+"""The request that this task works for. Set once by the request path and read when a handler calls
+the gate; handlers may run the rest in other tasks, so nothing reads it later than that."""

@@ -1,0 +1,204 @@
+"""The seams between the gate and whatever runs a model.
+
+Three parties: a `Frontend` turns a request body into engine calls and their outputs into a
+response; the gate stands between the calls and the engines; an `Engine` is one incarnation of one
+running model. `engines/vllm` and `engines/sim` implement `Frontend` and `Engine`; one suite of
+contract tests runs on both.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.jobs import EngineName, Job, JobId
+from infer_daemon.domain.record import RequestRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as a front end sees it: decoded, authenticated, routed."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    """The JSON body, or a form's fields, with `model` already the engine's own name for it."""
+    request_id: str
+    """Ours; responses carry it in their id."""
+    upload: bytes | None = None
+    """The file of an audio request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventStream:
+    """A streamed answer: chunks of server-sent events, ready for the wire.
+
+    The engine has produced its first output (or ended) when this exists, so nothing that can still
+    fail before the first content is left. Whoever holds it *must* call `aclose`, also if it was
+    never iterated: an object and not a generator, because closing a generator that was never
+    started runs none of its code.
+    """
+
+    def __init__(self, head: list[bytes], rest: AsyncGenerator[bytes, None]) -> None:
+        """Args: head: events that were already read from `rest`, in order."""
+        self._head = head[::-1]
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._head.pop() if self._head else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Stop the work behind the stream. Idempotent."""
+        await self._rest.aclose()
+
+
+class Frontend(Protocol):
+    """From a request body to a response. Dies with the engine incarnation that it was built for."""
+
+    @property
+    def endpoints(self) -> frozenset[Endpoint]:
+        """What its model can be asked for."""
+
+    async def answer(self, call: Call) -> Reply | EventStream:
+        """Answer one call; every engine call goes through the gate.
+
+        Raises:
+            DaemonError: the request is at fault, or the gate refused.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One engine call on its way through the gate."""
+
+    id: JobId
+    payload: Any
+    """What the engine needs to run it; only engines of the pool's kind look inside."""
+    wants: Literal["deltas", "final"]
+    """Which outputs the handler reads. The engine always runs in deltas (metering needs them)."""
+    merge: Callable[[Any, Any], None]
+    """merge(earlier, later): add a later output to an earlier one, in place."""
+    prompt_tokens: int
+    output_tokens_max: int
+    seqs: int = 1
+    as_refusal: Callable[[DaemonError], Exception] = lambda error: error
+    """The exception that the handler is to see for a refusal (some log what they do not know)."""
+
+
+class Sink(Protocol):
+    """Where an engine puts what it produced, on the event loop, the moment it arrives."""
+
+    def deliver(self, output: Any, *, new_tokens: int, cached_tokens: int, finished: bool) -> None:
+        """One output. `new_tokens` were generated since the last; nothing follows `finished`."""
+
+    def fail(self, error: Exception) -> None:
+        """The call ended without a last output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What is known of a model once its engine is ready."""
+
+    max_model_len: int
+    seqs_max: int
+    """The most sequences it runs at once: the ceiling of its window."""
+    loras: frozenset[str] = frozenset()
+    """Public names of the adapters that are loaded."""
+    lora_errors: Mapping[str, str] = field(default_factory=dict)
+    """Public name -> why that adapter could not be loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine said of itself after its last step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache since the engine started."""
+    prefix_hits: int = 0
+
+
+class Engine(Protocol):
+    """One engine from start to stop. Started once, stopped once, never reused."""
+
+    @property
+    def name(self) -> EngineName:
+        """Its name in the configuration."""
+
+    @property
+    def frontend(self) -> Frontend:
+        """Its front end; valid between the end of `start` and the beginning of `stop`."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that schedules the model, where there is one."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """Its own figures; stale by at most a step while it works."""
+
+    async def died(self) -> str:
+        """Wait until the engine is dead without having been stopped; say why, for a log."""
+
+    async def start(self, progress: Callable[[str], None]) -> EngineFacts:
+        """Load, warm up and become able to take work. `progress` is told each step by name.
+
+        Raises:
+            EngineStartError: it will not become ready. Nothing is left running.
+        """
+
+    async def stop(self) -> None:
+        """End every process of it. Idempotent; also ends a start that is still under way."""
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """Begin a call. Outputs go to the sink until `finished`, `fail` or `abort`.
+
+        Raises:
+            DaemonError: the engine is dead or refuses.
+            Exception: the call is invalid, in a form that the front end of this kind understands.
+        Whatever it raises, `abort` cleans up what may be left.
+        """
+
+    async def abort(self, work_id: JobId) -> None:
+        """Take a call back, wherever it is. Unknown ids are fine."""
+
+
+class EngineStartError(Exception):
+    """An engine could not be started; the message says why, in words for an operator."""
+
+
+class Turns(Protocol):
+    """What the gate needs of a scheduler; see `scheduling.scheduler.Scheduler`."""
+
+    async def turn(self, job: Job) -> EngineName:
+        """Wait for a turn; raises a `DaemonError` where there will be none."""
+
+    def leave(self, job_id: JobId) -> None:
+        """The job is over."""
+
+    def resize(self, engine: EngineName, seqs_max: int) -> None:
+        """Open, change or (0) close an engine's window."""
+
+
+class Meter(Protocol):
+    """Who is told of every token as it arrives; see `ledger.metrics.Metrics`."""
+
+    def on_tokens(
+        self, record: RequestRecord, *, new_tokens: int, gap_s: float | None, now_s: float
+    ) -> None:
+        """`new_tokens` arrived for a request, `gap_s` after the call's previous ones."""

@@ -1,0 +1,146 @@
+"""All engines of the daemon: makes them, runs their supervisors, ends them."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.states import EngineState
+from infer_daemon.engines.contract import Engine
+from infer_daemon.engines.memory import MemoryQueue
+from infer_daemon.engines.pool import Pool
+from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.engines.supervisor import Status, Supervisor
+from infer_daemon.settings.schema import EngineSection
+
+if TYPE_CHECKING:
+    from infer_daemon.engines.vllm.factory import VllmFactory
+
+log = structlog.get_logger()
+
+PROGRESS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """What a pool is made of."""
+
+    pool: Pool
+    engines: list[EngineName]
+    served_names: list[str]
+    """Public names of the base model; the first is the pool's own where it has none."""
+    loras: Mapping[str, str]
+    """Public name -> folder of each adapter."""
+
+
+class Fleet:
+    """Owns every supervisor."""
+
+    def __init__(
+        self,
+        sections: Mapping[str, EngineSection],
+        plans: list[PoolPlan],
+        registry_of: Callable[[EngineName], CollectorRegistry],
+    ) -> None:
+        """Args: registry_of: makes the registry for an engine's own series."""
+        self._sections = sections
+        self._plans = plans
+        self._registry_of = registry_of
+        self._memory = MemoryQueue()
+        self._settled = asyncio.Event()
+        self.supervisors: dict[EngineName, Supervisor] = {}
+        """Empty until `run` has made the engines."""
+        for plan in plans:
+            plan.pool.statuses |= {name: Status() for name in plan.engines}
+
+    @property
+    def _statuses(self) -> dict[EngineName, Status]:
+        return {name: s for plan in self._plans for name, s in plan.pool.statuses.items()}
+
+    async def run(self, load_vendor: Callable[[], "VllmFactory"]) -> None:
+        """Make, start and watch every engine, until cancelled; then call `stop`.
+
+        Args: load_vendor: imports vLLM, if there are engines that need it; runs in a thread.
+        """
+        kinds = {section.kind for section in self._sections.values()}
+        factory = await asyncio.to_thread(load_vendor) if "vllm" in kinds else None
+        for plan in self._plans:
+            for name in plan.engines:
+                self.supervisors[name] = self._supervisor(name, plan, factory)
+        async with asyncio.TaskGroup() as group:
+            for name, supervisor in self.supervisors.items():
+                group.create_task(supervisor.run(), name=f"supervise-{name}")
+            group.create_task(self._report_progress(), name="report-progress")
+
+    async def stop(self) -> None:
+        """End every engine, all at the same time."""
+        await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors.values()))
+
+    async def settled(self) -> None:
+        """Wait until no engine is waiting or starting."""
+        await self._settled.wait()
+
+    def _supervisor(
+        self, name: EngineName, plan: PoolPlan, factory: "VllmFactory | None"
+    ) -> Supervisor:
+        section = self._sections[name]
+        memory_bytes = 0
+        if section.kind == "sim":
+            engine: Engine = SimEngine(
+                name,
+                section.sim,
+                plan.pool.gate,
+                seqs_max=section.max_num_seqs,
+                loras=frozenset(plan.loras),
+            )
+        else:
+            assert factory is not None, "a vLLM engine needs vLLM"
+            engine = factory.build(
+                name,
+                section,
+                served_names=plan.served_names,
+                loras=plan.loras,
+                gate=plan.pool.gate,
+                registry=self._registry_of(name),
+            )
+            memory_bytes = factory.memory_bytes(section)
+        return Supervisor(
+            engine,
+            status=plan.pool.statuses[name],
+            place=plan.pool,
+            memory=self._memory,
+            memory_bytes=memory_bytes,
+            start_timeout_s=section.start_timeout_s,
+            on_change=self._on_change,
+        )
+
+    def _on_change(self, name: EngineName, status: Status) -> None:
+        _log_change(name, status)
+        if all(status.state.is_settled for status in self._statuses.values()):
+            self._settled.set()
+
+    async def _report_progress(self) -> None:
+        """While engines load, say every few seconds what they are at: no silent minutes."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        while not self._settled.is_set():
+            await asyncio.sleep(PROGRESS_S)
+            for name, status in self._statuses.items():
+                if not status.state.is_settled:
+                    spent_s = round(loop.time() - began_s)
+                    log.info("engine_loading", engine=name, step=status.step, spent_s=spent_s)
+
+
+def _log_change(name: EngineName, status: Status) -> None:
+    keys = {"engine": name, "state": status.state.value}
+    match status.state:
+        case EngineState.FAILED | EngineState.DEAD:
+            log.error("engine_state", **keys, reason=status.reason)
+        case EngineState.STARTING:
+            log.info("engine_state", **keys, step=status.step)
+        case _:
+            log.info("engine_state", **keys)

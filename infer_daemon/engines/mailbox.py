@@ -1,0 +1,97 @@
+"""Between an engine and the handler that reads it: one slot, metered on arrival.
+
+Metering happens here and not where outputs are read: a handler of a unary request asks for the
+final output alone, and a reader that stops after one token still has a request in the engine. The
+slot never becomes a queue: outputs that a slow reader has not fetched are merged.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.contract import Meter, Work
+
+
+class Mailbox:
+    """The sink of one engine call, and its reader's end."""
+
+    def __init__(
+        self, work: Work, record: RequestRecord, meter: Meter, release: Callable[[], None]
+    ) -> None:
+        """Args: release: gives the call's room in the engine back; called at the last output."""
+        self._work = work
+        self._record = record
+        self._meter = meter
+        self._release = release
+        self._slot: Any = None
+        self._error: Exception | None = None
+        self._finished = False
+        self._last_tokens_s: float | None = None
+        self._ready = asyncio.Event()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the engine is done with this call."""
+        return self._finished
+
+    def deliver(self, output: Any, *, new_tokens: int, cached_tokens: int, finished: bool) -> None:
+        """Take one output: meter it, merge it, wake the reader if it wants to know."""
+        if self._finished:
+            return  # an output that crossed our abort
+        record = self._record
+        now_s = record.clock()
+        if new_tokens:
+            last_s = self._last_tokens_s
+            self._last_tokens_s = record.last_token_s = now_s
+            record.completion_tokens += new_tokens
+            gap_s = None if last_s is None else now_s - last_s
+            self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
+        is_first = record.first_token_s is None
+        if is_first:
+            record.first_token_s = now_s
+        if is_first or finished:
+            record.cached_tokens = max(record.cached_tokens, cached_tokens)
+        if self._slot is None:
+            self._slot = output
+        else:
+            self._work.merge(self._slot, output)
+        if finished:
+            self._finish()
+        if finished or self._work.wants == "deltas":
+            self._ready.set()
+
+    def fail(self, error: Exception) -> None:
+        """The engine gave up on this call."""
+        if not self._finished:
+            self._error = error
+            self._finish()
+            self._ready.set()
+
+    async def next(self) -> Any:
+        """The next thing to read: a delta, or the one final output; None when there is no more.
+
+        Raises:
+            Exception: what the engine failed with, after everything that came before it.
+        """
+        if not self._ready.is_set():
+            await self._ready.wait()
+        self._ready.clear()
+        output, self._slot = self._slot, None
+        if output is not None and (self._error is None or self._work.wants == "deltas"):
+            if self._finished:
+                self._ready.set()  # come back for the end
+            return output
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._record.calls_open -= 1
+        self._release()
+
+    def close(self) -> None:
+        """The reader is gone: nothing more is taken, and the room is given back. Idempotent."""
+        if not self._finished:
+            self._finish()

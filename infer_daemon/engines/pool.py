@@ -1,0 +1,77 @@
+"""The engines that serve one base model: one queue, one gate, any number of replicas."""
+
+from collections.abc import Mapping
+
+from infer_daemon.domain.errors import ModelNotReady
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.engines.contract import Engine, EngineFacts, Frontend, Meter, Turns
+from infer_daemon.engines.gate import Gate
+from infer_daemon.engines.supervisor import Status
+from infer_daemon.settings.schema import SchedulingSection
+
+
+class Pool:
+    """Which engines of a base model can take work now, and the gate in front of them."""
+
+    def __init__(self, name: str, turns: Turns, meter: Meter, limits: SchedulingSection) -> None:
+        self.name = name
+        self._turns = turns
+        self._ready: dict[EngineName, Engine] = {}
+        self._facts: dict[EngineName, EngineFacts] = {}
+        self._next_frontend = 0
+        self.statuses: dict[EngineName, Status] = {}
+        """Of every engine of the pool, ready or not; the supervisors keep them up to date."""
+        self.gate = Gate(
+            turns=turns,
+            engines=self._ready,
+            meter=meter,
+            wait_timeout_s=limits.wait_timeout_s,
+            fanout_max=limits.fanout_max,
+        )
+
+    @property
+    def facts(self) -> Mapping[EngineName, EngineFacts]:
+        """What is known of the ready engines."""
+        return self._facts
+
+    def open(self, engine: Engine, facts: EngineFacts) -> None:
+        """A ready engine joins: from now on it is given work."""
+        self._ready[engine.name] = engine
+        self._facts[engine.name] = facts
+        self._turns.resize(engine.name, facts.seqs_max)
+
+    def close(self, name: EngineName) -> None:
+        """An engine leaves: no more work for it. Idempotent."""
+        if self._ready.pop(name, None) is not None:
+            del self._facts[name]
+            self._turns.resize(name, 0)
+
+    def frontend(self, lora: str | None) -> Frontend:
+        """A front end to render a request with; ready engines take turns.
+
+        Args:
+            lora: public name of the adapter that the request is for, None for the base model.
+
+        Raises:
+            ModelNotReady: no engine is ready that has it; says why.
+        """
+        usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
+        if not usable:
+            raise ModelNotReady(self.why_not_ready(lora), retry_after_s=10)
+        self._next_frontend += 1
+        return self._ready[usable[self._next_frontend % len(usable)]].frontend
+
+    def why_not_ready(self, lora: str | None) -> str:
+        """The reason that a client and `/ready` are told."""
+        for facts in self._facts.values():
+            if lora in facts.lora_errors:
+                return facts.lora_errors[lora or ""]
+        parts = [
+            f"engine {name} is {status.state}" + (f": {why}" if (why := _why(status)) else "")
+            for name, status in self.statuses.items()
+        ]
+        return "; ".join(parts)
+
+
+def _why(status: Status) -> str:
+    return status.reason or status.step

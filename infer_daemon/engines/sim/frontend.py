@@ -1,0 +1,242 @@
+"""The front-end half: chat, completions and embeddings in OpenAI's shapes, over words."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import ClientError, DaemonError, FrontendError
+from infer_daemon.domain.jobs import JobId
+from infer_daemon.domain.record import CURRENT
+from infer_daemon.engines.contract import Call, EventStream, Reply, Work
+from infer_daemon.engines.gate import Gate
+from infer_daemon.engines.sim import tokens
+from infer_daemon.engines.sim.tokens import Choice, Piece, SimPayload
+from infer_daemon.settings.schema import SimSection
+
+_numbers = itertools.count()
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return " ".join(str(part.get("text", "")) for part in self.content)
+        return self.content or ""
+
+
+class _Generation(msgspec.Struct, kw_only=True):
+    """The fields of a chat or completion request that the simulation understands."""
+
+    model: str
+    messages: list[_Message] = []
+    prompt: str | list[str] = ""
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    ignore_eos: bool = False
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class _Embedding(msgspec.Struct):
+    model: str
+    input: str | list[str]
+
+
+class SimFrontend:
+    """Implements `contract.Frontend`."""
+
+    endpoints = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS})
+
+    def __init__(self, gate: Gate, script: SimSection) -> None:
+        self._gate = gate
+        self._script = script
+
+    async def answer(self, call: Call) -> Reply | EventStream:
+        """See `contract.Frontend.answer`."""
+        try:
+            if call.endpoint is Endpoint.EMBEDDINGS:
+                return await self._embed(call, msgspec.convert(call.body, _Embedding))
+            request = msgspec.convert(call.body, _Generation)
+        except msgspec.ValidationError as error:
+            raise ClientError(str(error)) from error
+        if call.endpoint is Endpoint.CHAT:
+            if not request.messages:
+                raise ClientError("messages may not be empty", param="messages")
+            prompts = [[w for message in request.messages for w in message.text.split()]]
+        else:
+            texts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+            prompts = [text.split() for text in texts]
+        return await self._generate(call, request, prompts)
+
+    async def _generate(
+        self, call: Call, request: _Generation, prompts: list[list[str]]
+    ) -> Reply | EventStream:
+        n = 1 if request.n is None else request.n
+        if n < 1:
+            raise ClientError("n must be at least 1", param="n")
+        works = [self._work(call, request, prompt, n) for prompt in prompts]
+        shape = _Shape(call, n)
+        if not request.stream:
+            results = await asyncio.gather(*(self._final(work) for work in works))
+            return Reply(msgspec.json.encode(shape.whole(results, works)))
+        include_usage = bool(request.stream_options and request.stream_options.include_usage)
+        events = self._events(shape, works, include_usage=include_usage)
+        # The first event comes with the first output, so a refusal is raised here.
+        try:
+            head = [await anext(events)]
+        except BaseException:
+            await events.aclose()
+            raise
+        return EventStream(head, events)
+
+    def _work(self, call: Call, request: _Generation, prompt: list[str], n: int) -> Work:
+        length = len(prompt) + (request.limit or 0)
+        if length > self._script.max_model_len:
+            raise FrontendError(
+                f"the maximum context length is {self._script.max_model_len} tokens, the request "
+                f"needs {length}",
+                status=400,
+                code="context_length_exceeded",
+            )
+        if request.limit is not None and request.limit < 1:
+            raise ClientError("max_tokens must be at least 1", param="max_tokens")
+        choice = tokens.answer(prompt, request.limit, ignore_eos=request.ignore_eos)
+        return Work(
+            id=JobId(f"{call.request_id}.{next(_numbers)}"),
+            payload=SimPayload([Choice(list(choice.words), choice.finish_reason)] * n),
+            wants="deltas" if request.stream else "final",
+            merge=tokens.merge,
+            prompt_tokens=len(prompt),
+            output_tokens_max=len(choice.words),
+            seqs=n,
+        )
+
+    async def _final(self, work: Work) -> list[Piece]:
+        async with aclosing(self._gate.run(work)) as outputs:
+            async for output in outputs:
+                return list(output)
+        return []
+
+    async def _events(
+        self, shape: "_Shape", works: list[Work], *, include_usage: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """All prompts of a request, one after the other."""
+        try:
+            for number, work in enumerate(works):
+                async with aclosing(self._gate.run(work)) as outputs:
+                    async for pieces in outputs:
+                        for piece in pieces:
+                            yield shape.event(number, piece)
+        except DaemonError as error:
+            record = CURRENT.get()
+            if record is None or record.first_token_s is None:
+                raise
+            body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
+            yield b"data: " + msgspec.json.encode(body) + b"\n\n"
+            return
+        if include_usage:
+            yield shape.usage_event(works)
+        yield b"data: [DONE]\n\n"
+
+    async def _embed(self, call: Call, request: _Embedding) -> Reply:
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        works = [
+            Work(
+                id=JobId(f"{call.request_id}.{next(_numbers)}"),
+                payload=SimPayload([]),
+                wants="final",
+                merge=tokens.merge,
+                prompt_tokens=len(text.split()),
+                output_tokens_max=0,
+            )
+            for text in texts
+        ]
+        await asyncio.gather(*(self._final(work) for work in works))
+        size = self._script.embedding_size
+        used = sum(work.prompt_tokens for work in works)
+        data = [
+            {"object": "embedding", "index": i, "embedding": tokens.embedding(text, size)}
+            for i, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": used, "total_tokens": used}
+        body = {"object": "list", "model": call.body["model"], "data": data, "usage": usage}
+        return Reply(msgspec.json.encode(body))
+
+
+class _Shape:
+    """OpenAI's two shapes for generated text, whole and in pieces."""
+
+    def __init__(self, call: Call, n: int) -> None:
+        self._chat = call.endpoint is Endpoint.CHAT
+        self._n = n
+        self._head = {
+            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{call.request_id}",
+            "created": int(time.time()),
+            "model": call.body["model"],
+        }
+        self._sent: dict[int, int] = {}
+
+    def whole(self, results: list[list[Piece]], works: list[Work]) -> dict[str, Any]:
+        choices = []
+        for number, pieces in enumerate(results):
+            for piece in sorted(pieces, key=lambda piece: piece.index):
+                index = number * self._n + piece.index
+                text = " ".join(piece.words)
+                choices.append(
+                    {"index": index, "finish_reason": piece.finish_reason, "logprobs": None}
+                    | self._text(text)
+                )
+        kind = "chat.completion" if self._chat else "text_completion"
+        generated = sum(len(piece.words) for pieces in results for piece in pieces)
+        usage = self._usage(works, generated)
+        return {**self._head, "object": kind, "choices": choices, "usage": usage}
+
+    def event(self, number: int, piece: Piece) -> bytes:
+        index = number * self._n + piece.index
+        sent = self._sent.get(index, 0)
+        text = ("" if sent == 0 else " ") + " ".join(piece.words)
+        self._sent[index] = sent + len(piece.words)
+        delta: dict[str, Any] = {"delta": {"content": text}} if self._chat else {"text": text}
+        if self._chat and sent == 0:
+            delta["delta"]["role"] = "assistant"
+        choice = {"index": index, "finish_reason": piece.finish_reason, **delta}
+        return self._line({"choices": [choice]})
+
+    def usage_event(self, works: list[Work]) -> bytes:
+        return self._line({"choices": [], "usage": self._usage(works, sum(self._sent.values()))})
+
+    def _line(self, fields: dict[str, Any]) -> bytes:
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        return b"data: " + msgspec.json.encode({**self._head, "object": kind, **fields}) + b"\n\n"
+
+    def _text(self, text: str) -> dict[str, Any]:
+        if self._chat:
+            return {"message": {"role": "assistant", "content": text}}
+        return {"text": text}
+
+    @staticmethod
+    def _usage(works: list[Work], generated: int) -> dict[str, int]:
+        prompt = sum(work.prompt_tokens for work in works)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": generated,
+            "total_tokens": prompt + generated,
+        }

@@ -1,0 +1,245 @@
+"""One `AsyncLLM` from start to stop."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from starlette.datastructures import State
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.lora.request import LoRARequest
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.stats import SchedulerStats
+
+from infer_daemon.domain.errors import EngineDied
+from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineStats, Sink, Work
+from infer_daemon.engines.gate import Gate
+from infer_daemon.engines.vllm import arguments, environment
+from infer_daemon.engines.vllm.client import GatedClient, Payload
+from infer_daemon.engines.vllm.frontend import VllmFrontend
+from infer_daemon.engines.vllm.stats import stat_logger
+from infer_daemon.engines.vllm.warmup import warm_up
+from infer_daemon.settings.schema import EngineSection
+
+STOP_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmSpec:
+    """What an engine is to be."""
+
+    name: EngineName
+    section: EngineSection
+    served_names: list[str]
+    """Public names of the base model."""
+    loras: Mapping[str, str]
+    """Public name -> folder, in an order that is the same for every engine of the pool: vLLM knows
+    adapters by number, and a rendered request may run on any of them."""
+    child_env: Mapping[str, str]
+
+
+class VllmEngine:
+    """Implements `contract.Engine` on vLLM.
+
+    vLLM starts its processes from the calling thread, and the kernel ties a child's parent-death
+    signal to that thread: so each engine has a thread of its own that lives as long as it does.
+    """
+
+    def __init__(self, spec: VllmSpec, gate: Gate, registry: CollectorRegistry) -> None:
+        self._spec = spec
+        self._gate = gate
+        self._registry = registry
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{spec.name}")
+        self._llm: AsyncLLM | None = None
+        self._frontend: VllmFrontend | None = None
+        self._stopping = False
+        self.stats = EngineStats()
+        #: EngineCore processes, from the moment they are started.
+        self._processes: list[Any] = []
+
+    @property
+    def name(self) -> EngineName:
+        return self._spec.name
+
+    @property
+    def frontend(self) -> VllmFrontend:
+        assert self._frontend is not None, "the engine has not been started"
+        return self._frontend
+
+    @property
+    def pid(self) -> int | None:
+        return self._processes[0].pid if self._processes else None
+
+    async def start(self, progress: Callable[[str], None]) -> EngineFacts:
+        """See `contract.Engine.start`."""
+        loop = asyncio.get_running_loop()
+        try:
+            progress("reading the model's configuration")
+            args = await loop.run_in_executor(self._thread, self._arguments)
+            progress("loading weights")
+            llm = await loop.run_in_executor(self._thread, self._build, args)
+            tasks = await llm.get_supported_tasks()
+            loras, lora_errors = await self._load_loras(llm, progress)
+            progress("building handlers")
+            state = State()
+            await init_app_state(GatedClient(llm, self._gate), state, args, tasks)
+            state.openai_serving_models.lora_requests.update(loras)
+            await warm_up(llm, tasks, loras.values(), progress)
+            self._frontend = VllmFrontend(state, tasks)
+        except arguments.ArgumentProblem as error:
+            raise EngineStartError(str(error)) from error
+        except Exception as error:
+            raise EngineStartError(f"{type(error).__name__}: {_last_line(error)}") from error
+        return EngineFacts(
+            max_model_len=llm.model_config.max_model_len,
+            seqs_max=llm.vllm_config.scheduler_config.max_num_seqs,
+            loras=frozenset(loras),
+            lora_errors=lora_errors,
+        )
+
+    def _arguments(self) -> Any:
+        spec = self._spec
+        return arguments.namespace(spec.section, spec.served_names, has_loras=bool(spec.loras))
+
+    def _build(self, args: Any) -> AsyncLLM:
+        """Runs in the engine's own thread and blocks it until the engine answers."""
+        engine_args = AsyncEngineArgs.from_cli_args(args)
+        with environment.children_of(self._spec.name, self._spec.child_env, self._processes):
+            # Kept here and not where it is awaited: a cancelled start must find it to stop it.
+            self._llm = AsyncLLM.from_engine_args(
+                engine_args,
+                usage_context=UsageContext.OPENAI_API_SERVER,
+                stat_loggers=[stat_logger(self._registry, self._on_stats)],
+            )
+        return self._llm
+
+    def _on_stats(self, stats: SchedulerStats) -> None:
+        cache = stats.prefix_cache_stats
+        self.stats = EngineStats(
+            running=stats.num_running_reqs,
+            waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+            kv_usage=stats.kv_cache_usage,
+            prefix_queries=self.stats.prefix_queries + cache.queries,
+            prefix_hits=self.stats.prefix_hits + cache.hits,
+        )
+
+    async def _load_loras(
+        self, llm: AsyncLLM, progress: Callable[[str], None]
+    ) -> tuple[dict[str, LoRARequest], dict[str, str]]:
+        """Load each adapter by itself: one that fails here fails alone. Given to `generate`
+        unloaded, a broken adapter would kill the engine."""
+        loaded: dict[str, LoRARequest] = {}
+        errors: dict[str, str] = {}
+        for number, (name, folder) in enumerate(self._spec.loras.items(), start=1):
+            progress(f"loading adapter {name}")
+            try:
+                request = LoRARequest(name, number, arguments.model_path(folder))
+                await llm.add_lora(request)
+            except EngineDeadError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, only this adapter fails
+                errors[name] = f"the adapter {folder} cannot be loaded: {_last_line(error)}"
+            else:
+                loaded[name] = request
+        return loaded, errors
+
+    async def stop(self) -> None:
+        """See `contract.Engine.stop`."""
+        if self._stopping:
+            return
+        self._stopping = True
+        if self._llm is None:
+            # Still loading: nothing but the end of its process makes the thread return.
+            for process in self._processes:
+                process.kill()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._shut_down)
+        self._thread.shutdown(wait=False)
+
+    def _shut_down(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown(STOP_TIMEOUT_S)
+
+    async def died(self) -> str:
+        """See `contract.Engine.died`."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[str] = loop.create_future()
+
+        def on_exit(process: Any) -> None:
+            if not gone.done():
+                gone.set_result(f"{process.name} (pid {process.pid}) exited")
+
+        for process in self._processes:
+            loop.add_reader(process.sentinel, on_exit, process)
+        try:
+            return await gone
+        finally:
+            for process in self._processes:
+                loop.remove_reader(process.sentinel)
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """See `contract.Engine.submit`."""
+        llm = self._llm
+        if llm is None or llm.errored:
+            raise EngineDied(retry_after_s=10)
+        payload: Payload = work.payload
+        try:
+            collector = await llm.add_request(
+                work.id, payload.prompt, payload.params, **payload.options
+            )
+        except EngineDeadError as error:
+            raise EngineDied(retry_after_s=10) from error
+
+        def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
+            _put(sink, output)
+
+        # No await between the return of add_request and this line, but outputs may have come in
+        # while it awaited: they are in the collector's slot.
+        collector.put = put
+        if collector.output is not None:
+            put(collector.output)
+
+    async def abort(self, work_id: JobId) -> None:
+        """See `contract.Engine.abort`. By the external id, which covers a call that was cancelled
+        inside `add_request`, where nobody knows the internal one."""
+        if self._llm is not None and not self._llm.errored:
+            await self._llm.abort(work_id)
+
+
+def _put(sink: Sink, output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
+    """What vLLM calls, on the event loop, for every output of a request."""
+    if isinstance(output, RequestOutput):
+        new_tokens = 0
+        for completion in output.outputs:
+            new_tokens += len(completion.token_ids)
+        sink.deliver(
+            output,
+            new_tokens=new_tokens,
+            cached_tokens=output.num_cached_tokens or 0,
+            finished=output.finished,
+        )
+    elif isinstance(output, EngineDeadError):
+        sink.fail(EngineDied(retry_after_s=10))
+    elif isinstance(output, Exception):
+        sink.fail(output)
+    else:
+        sink.deliver(
+            output,
+            new_tokens=0,
+            cached_tokens=output.num_cached_tokens or 0,
+            finished=output.finished,
+        )
+
+
+def _last_line(error: BaseException) -> str:
+    """The sentence of an error that may quote a whole traceback."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,115 @@
+"""The process environment that vLLM needs, for the daemon and for each engine's children.
+
+vLLM reads much of its configuration from environment variables, which belong to the whole process.
+`prepare` sets what all engines share, once, before vLLM is imported. What differs between engines
+is only put in place around the start of their processes (`children_of`).
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_SHARED = {
+    # A fork of a threaded process with listening sockets would copy both.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+ENGINE_ENV = "INFER_DAEMON_ENGINE"
+"""Name of the engine that a process belongs to, for its log lines."""
+
+
+def prepare(runtime_dir: Path, *, log_level: str, log_format: str) -> None:
+    """Set what every engine shares. Call before vLLM is imported anywhere in this process.
+
+    Args:
+        runtime_dir: a private folder of this run; vLLM's sockets go there, since it never removes
+            them itself.
+        log_level: of vLLM's loggers, in lower case.
+        log_format: "json" or "console", as the daemon's own log.
+    """
+    for name, value in _SHARED.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    os.environ["VLLM_RPC_BASE_PATH"] = str(runtime_dir)
+    logging_config = runtime_dir / "vllm-logging.json"
+    logging_config.write_text(json.dumps(_logging(log_level.upper(), log_format)))
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
+    os.environ["VLLM_LOGGING_LEVEL"] = log_level.upper()
+
+
+def _logging(level: str, log_format: str) -> dict[str, object]:
+    """A `logging.config.dictConfig` that makes vLLM's processes write lines like ours."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"()": "infer_daemon.ledger.logs.foreign_formatter", "style": log_format}
+        },
+        "handlers": {
+            "line": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.stdout",
+            }
+        },
+        "loggers": {"vllm": {"handlers": ["line"], "level": level, "propagate": False}},
+    }
+
+
+_starting = threading.local()
+_start_lock = threading.Lock()
+
+
+@contextmanager
+def children_of(engine: str, env: Mapping[str, str], started: list[Any]) -> Iterator[None]:
+    """Within this block, engine processes that *this thread* starts get `env` on top of ours.
+
+    Only the start of a process holds a lock, so engines load side by side. `started` collects the
+    processes the moment they run: vLLM itself hands them out only when the engine is ready, too
+    late for whoever must end a start that hangs.
+    """
+    _hook()
+    _starting.env = {**env, ENGINE_ENV: engine}
+    _starting.processes = started
+    try:
+        yield
+    finally:
+        del _starting.env, _starting.processes
+
+
+def _hook() -> None:
+    """Wrap the one constructor in which vLLM starts its engine processes."""
+    from vllm.v1.engine.utils import CoreEngineProcManager
+
+    original = CoreEngineProcManager.__init__
+    if getattr(original, "is_ours", False):
+        return
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        with _start_lock, _environ(getattr(_starting, "env", {})):
+            original(self, *args, **kwargs)
+        getattr(_starting, "processes", []).extend(self.processes)
+
+    init.is_ours = True  # type: ignore[attr-defined]
+    CoreEngineProcManager.__init__ = init
+
+
+@contextmanager
+def _environ(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,269 @@
+"""vLLM's own serving handlers as a `Frontend`.
+
+Chat templates, tool and reasoning parsers, structured output, logprobs and the shapes of every
+response come from vLLM: what `vllm serve` answers, this answers.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import State, UploadFile
+from starlette.responses import Response, StreamingResponse
+from vllm.entrypoints.anthropic.protocol import (
+    AnthropicCountTokensRequest,
+    AnthropicMessagesRequest,
+)
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.pooling.classify.protocol import ClassificationRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
+from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
+from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
+from vllm.entrypoints.speech_to_text.translation.protocol import TranslationRequest
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import DaemonError, FrontendError, NotSupported
+from infer_daemon.domain.record import CURRENT, RequestRecord
+from infer_daemon.engines.contract import Call, EventStream, Reply
+
+ERRORS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How an endpoint is answered: by which handler, called how, with what."""
+
+    handler: str
+    """Attribute of the state that `init_app_state` fills."""
+    method: str
+    request: TypeAdapter[Any]
+    by_alias: bool = False
+    exclude_none: bool = False
+    takes_upload: bool = False
+
+
+_ROUTES: dict[Endpoint, _Route] = {
+    Endpoint.CHAT: _Route(
+        "openai_serving_chat", "create_chat_completion", TypeAdapter(ChatCompletionRequest)
+    ),
+    Endpoint.COMPLETIONS: _Route(
+        "openai_serving_completion", "create_completion", TypeAdapter(CompletionRequest)
+    ),
+    Endpoint.RESPONSES: _Route(
+        "openai_serving_responses",
+        "create_responses",
+        TypeAdapter(ResponsesRequest),
+        by_alias=True,
+    ),
+    Endpoint.MESSAGES: _Route(
+        "anthropic_serving_messages",
+        "create_messages",
+        TypeAdapter(AnthropicMessagesRequest),
+        exclude_none=True,
+    ),
+    Endpoint.COUNT_TOKENS: _Route(
+        "anthropic_serving_messages",
+        "count_tokens",
+        TypeAdapter(AnthropicCountTokensRequest),
+        exclude_none=True,
+    ),
+    Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", TypeAdapter(EmbeddingRequest)),
+    Endpoint.SCORE: _Route("serving_scores", "__call__", TypeAdapter(ScoreRequest)),
+    Endpoint.RERANK: _Route("serving_scores", "__call__", TypeAdapter(RerankRequest)),
+    Endpoint.CLASSIFY: _Route(
+        "serving_classification", "__call__", TypeAdapter(ClassificationRequest)
+    ),
+    Endpoint.POOLING: _Route("serving_pooling", "__call__", TypeAdapter(PoolingRequest)),
+    Endpoint.TRANSCRIPTIONS: _Route(
+        "openai_serving_transcription",
+        "create_transcription",
+        TypeAdapter(TranscriptionRequest),
+        takes_upload=True,
+    ),
+    Endpoint.TRANSLATIONS: _Route(
+        "openai_serving_translation",
+        "create_translation",
+        TypeAdapter(TranslationRequest),
+        takes_upload=True,
+    ),
+    Endpoint.TOKENIZE: _Route(
+        "serving_tokenization", "create_tokenize", TypeAdapter(TokenizeRequest)
+    ),
+    Endpoint.DETOKENIZE: _Route(
+        "serving_tokenization", "create_detokenize", TypeAdapter(DetokenizeRequest)
+    ),
+}
+
+
+class VllmFrontend:
+    """Implements `contract.Frontend` with the handlers of one engine."""
+
+    def __init__(self, state: State, tasks: Iterable[str]) -> None:
+        """Args: state: as filled by vLLM's `init_app_state`; tasks: what the model can do."""
+        self._state = state
+        self.endpoints = frozenset(
+            endpoint
+            for endpoint, route in _ROUTES.items()
+            if getattr(state, route.handler, None) is not None
+        )
+        if "generate" not in tasks and "embed" not in tasks and "classify" not in tasks:
+            self.endpoints -= {Endpoint.TOKENIZE, Endpoint.DETOKENIZE}
+        # Handlers take the name in a response from here; the client gets back the one it asked for.
+        state.openai_serving_models.model_name = _public_model_name
+
+    async def answer(self, call: Call) -> Reply | EventStream:
+        """See `contract.Frontend.answer`."""
+        route = _ROUTES[call.endpoint]
+        handler = getattr(self._state, route.handler, None)
+        if handler is None:
+            raise NotSupported(f"this model does not answer {call.endpoint} requests")
+        body = call.body
+        if call.upload is not None:
+            body = {**body, "file": UploadFile(BytesIO(call.upload))}
+        try:
+            request = route.request.validate_python(body)
+            if route.takes_upload:
+                arguments = (call.upload, request, _raw_request(call))
+            else:
+                arguments = (request, _raw_request(call))  # type: ignore[assignment]
+            result = await getattr(handler, route.method)(*arguments)
+        except ValidationError as error:
+            raise _invalid(error) from error
+        except DaemonError:
+            raise
+        except Exception as error:
+            raise _refusal() or _translated(create_error_response(error)) from error
+        if isinstance(result, ErrorResponse):
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # Some handlers answer a cancellation with an error instead of passing it on.
+                raise asyncio.CancelledError
+            raise _refusal() or _translated(result)
+        return await _answer(result, route)
+
+
+async def _answer(result: Any, route: _Route) -> Reply | EventStream:
+    """Any of the things that a handler may return, in our words."""
+    if isinstance(result, BaseModel):
+        text = result.model_dump_json(by_alias=route.by_alias, exclude_none=route.exclude_none)
+        return Reply(text.encode())
+    if isinstance(result, StreamingResponse):
+        body = b"".join([_bytes(part) async for part in result.body_iterator])
+        return Reply(body, result.status_code, result.media_type or "application/octet-stream")
+    if isinstance(result, Response):
+        return Reply(bytes(result.body), result.status_code, result.media_type or "text/plain")
+    return await _primed(_sse(result))
+
+
+async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
+    """Events as they go over the wire. Handlers yield finished lines or, for responses, objects."""
+    async with aclosing(events) as open_events:  # type: ignore[type-var]
+        async for event in open_events:
+            if isinstance(event, str):
+                yield event.encode()
+            else:
+                data = event.model_dump_json(by_alias=True)
+                yield f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
+
+
+async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:
+    """Read ahead until the engine has produced something, so that what fails before that is still
+    answered with a status. (The Responses API sends two events before its engine does anything.)
+
+    Raises:
+        DaemonError: the gate refused, or the handler's stream begins with an error.
+    """
+    record = _record()
+    head: list[bytes] = []
+    try:
+        async for event in events:
+            head.append(event)
+            if record.refusal is not None:
+                raise record.refusal
+            if (error := _error_event(event)) is not None and len(head) == 1:
+                raise error
+            if record.first_token_s is not None:
+                break
+    except BaseException:
+        await events.aclose()
+        raise
+    return EventStream(head, events)
+
+
+def _error_event(event: bytes) -> FrontendError | None:
+    """The error that an event carries, if it is one: vLLM reports what goes wrong in a stream as
+    its first event."""
+    if b'"error"' not in event[:200]:
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        error = json.loads(event.partition(b"data: ")[2])["error"]
+        status = error.get("code") if isinstance(error.get("code"), int) else 500
+        return _frontend_error(str(error["message"]), status, error.get("param"))
+    return None
+
+
+def _raw_request(call: Call) -> Any:
+    """The two attributes of a Starlette request that handlers look at. No header of the client is
+    among them: some choose priorities, ranks or other clients' request ids."""
+    return SimpleNamespace(headers={"X-Request-Id": call.request_id}, state=SimpleNamespace())
+
+
+def _record() -> RequestRecord:
+    record = CURRENT.get()
+    assert record is not None, "a front end works for a request"
+    return record
+
+
+def _refusal() -> DaemonError | None:
+    """What the gate refused with; the handler has only a copy of its words."""
+    return _record().refusal
+
+
+def _public_model_name(lora_request: object = None) -> str:
+    return _record().model
+
+
+def _translated(response: ErrorResponse) -> FrontendError:
+    info = response.error
+    return _frontend_error(info.message, int(info.code), info.param)
+
+
+def _frontend_error(message: str, status: int, param: str | None) -> FrontendError:
+    codes = {400: "invalid_request", 404: "not_found", 501: "unsupported"}
+    if status == 400 and "maximum context length" in message:
+        return FrontendError(message, status=400, code="context_length_exceeded", param=param)
+    if status == 501:
+        status = 400
+    code = codes.get(status, "invalid_request" if status < 500 else "engine_fault")
+    return FrontendError(message, status=status, code=code, param=param)
+
+
+def _invalid(error: ValidationError) -> FrontendError:
+    """The first few errors, each with its place; pydantic would echo the whole input with each."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{_place(item['loc'])}: {item['msg'][:300]}" for item in errors[:ERRORS_SHOWN]]
+    if len(errors) > ERRORS_SHOWN:
+        lines.append(f"and {len(errors) - ERRORS_SHOWN} more")
+    param = _place(errors[0]["loc"]) if errors else None
+    return FrontendError("; ".join(lines), status=400, code="invalid_request", param=param)
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Names and indexes of a location, without pydantic's names for the branches of a union."""
+    parts = [str(part) for part in loc if not (isinstance(part, str) and not part.isidentifier())]
+    return ".".join(parts)[:200] or "body"
+
+
+def _bytes(part: Any) -> bytes:
+    return part.encode() if isinstance(part, str) else bytes(part)

@@ -1,0 +1,118 @@
+"""The page behind /metrics: the daemon's series, the engines' state, and vLLM's own series."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from infer_daemon.domain.states import EngineState
+
+
+class EngineReport:
+    """One engine at the moment of a scrape."""
+
+    def __init__(
+        self, *, name: str, model: str, state: EngineState, stats: dict[str, float]
+    ) -> None:
+        """Args: stats: kv_usage, prefix_queries, prefix_hits, running, waiting."""
+        self.name = name
+        self.model = model
+        self.state = state
+        self.stats = stats
+
+
+class LiveCollector(Collector):
+    """Gauges that are read where they live instead of being kept up to date."""
+
+    def __init__(
+        self,
+        engines: Callable[[], Iterable[EngineReport]],
+        queues: Callable[[], Iterable[tuple[str, int, int]]],
+    ) -> None:
+        """Args: queues: (pool, waiting, running) of each pool's scheduler."""
+        self._engines = engines
+        self._queues = queues
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`."""
+        waiting = GaugeMetricFamily(
+            "infer_requests_waiting", "Engine calls waiting for a turn", labels=["model"]
+        )
+        running = GaugeMetricFamily(
+            "infer_requests_running", "Engine calls in engines", labels=["model"]
+        )
+        for pool, pool_waiting, pool_running in self._queues():
+            waiting.add_metric([pool], pool_waiting)
+            running.add_metric([pool], pool_running)
+        yield waiting
+        yield running
+        yield from self._of_engines(list(self._engines()))
+
+    def _of_engines(self, reports: list[EngineReport]) -> Iterator[Metric]:
+        labels = ["model", "engine"]
+        state = GaugeMetricFamily(
+            "infer_engine_state", "1 for the state the engine is in", labels=[*labels, "state"]
+        )
+        families: dict[str, Metric] = {
+            "kv_usage": GaugeMetricFamily(
+                "infer_kv_cache_usage_ratio", "Share of the KV cache in use", labels=labels
+            ),
+            "running": GaugeMetricFamily(
+                "infer_engine_running", "Sequences that the engine runs", labels=labels
+            ),
+            "waiting": GaugeMetricFamily(
+                "infer_engine_waiting", "Sequences that wait inside the engine", labels=labels
+            ),
+            "prefix_queries": CounterMetricFamily(
+                "infer_prefix_cache_queries", "Prompt tokens looked up", labels=labels
+            ),
+            "prefix_hits": CounterMetricFamily(
+                "infer_prefix_cache_hits", "Prompt tokens found", labels=labels
+            ),
+        }
+        for report in reports:
+            where = [report.model, report.name]
+            for one in EngineState:
+                state.add_metric([*where, one], float(one == report.state))
+            for key, family in families.items():
+                family.add_metric(where, report.stats.get(key, 0.0))  # type: ignore[attr-defined]
+        yield state
+        yield from families.values()
+
+
+class VendorCollector(Collector):
+    """The series of several engines' registries as one.
+
+    The exposition format wants all samples of a name together, and vLLM labels each engine "0":
+    samples of the same family are joined and their `engine` label becomes the engine's name.
+    """
+
+    def __init__(self) -> None:
+        self._registries: dict[str, CollectorRegistry] = {}
+
+    def add(self, engine: str, registry: CollectorRegistry) -> None:
+        """From now on show this registry's series, labelled with this engine."""
+        self._registries[engine] = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`."""
+        families: dict[str, Metric] = {}
+        for engine, registry in self._registries.items():
+            for family in registry.collect():
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples.extend(_relabelled(sample, engine) for sample in family.samples)
+        yield from families.values()
+
+
+def _relabelled(sample: Sample, engine: str) -> Sample:
+    return sample._replace(labels={**sample.labels, "engine": engine})
+
+
+def page(registry: CollectorRegistry) -> bytes:
+    """The text of a scrape."""
+    return generate_latest(registry)

@@ -1,0 +1,114 @@
+"""What Prometheus is told: the daemon's own series, labelled by model and engine.
+
+Names end in their unit. TTFT, ITL, TPOT and end-to-end time are as the client feels them, counted
+from the moment the request was accepted and so with the wait; vLLM's own series (`vllm:*`), which
+begin inside the engine, are exported beside them.
+"""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+from infer_daemon.domain.record import RequestRecord
+
+_LABELS = ("model", "engine")
+_LATENCY_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0,
+)  # fmt: skip
+_GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_STAGE_S = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Hot:
+    """The children that are touched for every token, looked up once."""
+
+    completion_tokens: Counter
+    gap: Histogram
+
+
+class Metrics:
+    """The daemon's own collectors in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "infer_requests_total",
+            "Requests by how they ended",
+            ("model", "engine", "tenant", "outcome", "code"),
+            registry=registry,
+        )
+        self._prompt_tokens = Counter(
+            "infer_prompt_tokens_total", "Prompt tokens", _LABELS, registry=registry
+        )
+        self._cached_tokens = Counter(
+            "infer_cached_tokens_total",
+            "Prompt tokens found in the prefix cache",
+            _LABELS,
+            registry=registry,
+        )
+        self._completion_tokens = Counter(
+            "infer_completion_tokens_total", "Generated tokens", _LABELS, registry=registry
+        )
+        self._ttft = self._histogram("infer_ttft_seconds", "Accepted to first token", _LATENCY_S)
+        self._gap = self._histogram("infer_itl_seconds", "Between outputs of one call", _GAP_S)
+        self._tpot = self._histogram("infer_tpot_seconds", "Time per output token", _GAP_S)
+        self._e2e = self._histogram("infer_e2e_seconds", "Accepted to settled", _LATENCY_S)
+        self._queue = self._histogram("infer_queue_seconds", "Rendered to granted", _STAGE_S)
+        self._stage = Histogram(
+            "infer_stage_seconds",
+            "Time in each stage of a request",
+            ("stage",),
+            buckets=_STAGE_S,
+            registry=registry,
+        )
+        self.loop_lag = Histogram(
+            "infer_event_loop_lag_seconds",
+            "How late the event loop runs what is due",
+            buckets=_STAGE_S,
+            registry=registry,
+        )
+        self._hot: dict[tuple[str, str], _Hot] = {}
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, _LABELS, buckets=buckets, registry=self.registry)
+
+    def on_tokens(
+        self, record: RequestRecord, *, new_tokens: int, gap_s: float | None, now_s: float
+    ) -> None:
+        """See `engines.contract.Meter`. The hot path: a few microseconds."""
+        key = (record.model, record.engine)
+        hot = self._hot.get(key)
+        if hot is None:
+            hot = self._hot[key] = _Hot(
+                self._completion_tokens.labels(*key), self._gap.labels(*key)
+            )
+        hot.completion_tokens.inc(new_tokens)
+        if gap_s is not None:
+            hot.gap.observe(gap_s)
+
+    def on_settled(self, record: RequestRecord, stages_s: dict[str, float]) -> None:
+        """A request has ended; `stages_s` as `recorder.stages` gives them."""
+        labels = (record.model, record.engine)
+        assert record.outcome is not None, "only settled requests are counted"
+        self._requests.labels(*labels, record.tenant, record.outcome, record.code).inc()
+        for stage, seconds in stages_s.items():
+            self._stage.labels(stage).observe(seconds)
+        if record.granted_s is None:
+            return
+        self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
+        self._cached_tokens.labels(*labels).inc(record.cached_tokens)
+        self._queue.labels(*labels).observe(stages_s["wait"])
+        if record.first_token_s is not None:
+            self._ttft.labels(*labels).observe(record.first_token_s - record.accepted_s)
+        if record.settled_s is not None:
+            self._e2e.labels(*labels).observe(record.settled_s - record.accepted_s)
+        if record.completion_tokens > 1 and "stream" in stages_s:
+            per_token_s = stages_s["stream"] / (record.completion_tokens - 1)
+            self._tpot.labels(*labels).observe(per_token_s)

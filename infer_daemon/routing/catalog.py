@@ -1,0 +1,64 @@
+"""Where could it run: from a public model name to the pool that serves it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from infer_daemon.domain.errors import ModelNotFound
+from infer_daemon.settings.schema import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One public model: the pool whose engines serve it, and the adapter it is, if it is one."""
+
+    model: str
+    pool: str
+    lora: str
+    """Folder of the adapter; "" for a base model."""
+
+    @property
+    def served_name(self) -> str:
+        """The name under which the engines of the pool know it."""
+        return self.model
+
+
+class Catalog:
+    """All deployments. Fixed after start."""
+
+    def __init__(self, deployments: Iterable[Deployment]) -> None:
+        self._by_model = {deployment.model: deployment for deployment in deployments}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Catalog":
+        """Models that name the same engines share a pool, named after the first of them."""
+        pools: dict[frozenset[str], str] = {}
+        for name, model in settings.models.items():
+            pools.setdefault(frozenset(model.engines), name)
+        return cls(
+            Deployment(name, pools[frozenset(model.engines)], model.lora)
+            for name, model in settings.models.items()
+        )
+
+    def __iter__(self) -> Iterator[Deployment]:
+        return iter(self._by_model.values())
+
+    def route(self, model: object) -> Deployment:
+        """The deployment of a public name.
+
+        Raises:
+            ModelNotFound: nothing has this name; the message lists what has one.
+        """
+        deployment = self._by_model.get(model) if isinstance(model, str) else None
+        if deployment is None:
+            known = ", ".join(self._by_model)
+            asked = f"{model[:100]!r}" if isinstance(model, str) else "given"
+            raise ModelNotFound(f"no model {asked}; there is: {known}", param="model")
+        return deployment
+
+    @property
+    def pools(self) -> Mapping[str, list[Deployment]]:
+        """Pool name -> its deployments."""
+        pools: dict[str, list[Deployment]] = {}
+        for deployment in self._by_model.values():
+            pools.setdefault(deployment.pool, []).append(deployment)
+        return pools

@@ -1,0 +1,126 @@
+"""From a TOML file to `Settings`, or to all of its errors at once.
+
+Each error names its place (`$.engines.chat.devices[0]`). Secrets may be written as `"$NAME"`: the
+value of that environment variable, which must then be set.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from infer_daemon.settings import rules
+from infer_daemon.settings.schema import Settings
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used. `problems` holds one `path: what is wrong` per error."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.source = source
+        self.problems = problems
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}\n{lines}")
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check a file.
+
+    Raises:
+        SettingsError: the file cannot be read, is no TOML, or breaks the schema or a rule.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise SettingsError(str(path), [f"cannot be read: {reason}"]) from error
+    return parse(text, source=str(path), environ=environ)
+
+
+def parse(text: str, *, source: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Like `load`, from the text of a file. `source` is how errors name it."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(source, [f"is not TOML: {error}"]) from error
+    problems: list[str] = []
+    data = _resolve(data, "$", environ, problems)
+    _check(Settings, data, "$", problems)
+    if problems:
+        raise SettingsError(source, problems)
+    settings = msgspec.convert(data, Settings)
+    problems = rules.problems(settings)
+    if problems:
+        raise SettingsError(source, problems)
+    return settings
+
+
+def _resolve(value: Any, path: str, environ: Mapping[str, str], problems: list[str]) -> Any:
+    """Replace every string of the form `$NAME` by that environment variable."""
+    if isinstance(value, dict):
+        return {k: _resolve(v, _join(path, k), environ, problems) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(v, f"{path}[{i}]", environ, problems) for i, v in enumerate(value)]
+    if not (isinstance(value, str) and value.startswith("$") and value[1:].isidentifier()):
+        return value
+    if value[1:] not in environ:
+        problems.append(f"{path}: the environment variable {value[1:]} is not set")
+        return value
+    return environ[value[1:]]
+
+
+def _check(kind: Any, value: Any, path: str, problems: list[str]) -> None:
+    """Collect every error below `path`; msgspec alone would stop at the first."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        _check_table(kind, value, path, problems)
+    elif get_origin(kind) is dict and _is_struct(get_args(kind)[1]):
+        key_type, value_type = get_args(kind)
+        if not isinstance(value, dict):
+            problems.append(f"{path}: expected a table")
+            return
+        for key, item in value.items():
+            _convert(key_type, key, f"{_join(path, key)} (its name)", problems)
+            _check(value_type, item, _join(path, key), problems)
+    else:
+        _convert(kind, value, path, problems)
+
+
+def _check_table(kind: type[msgspec.Struct], value: Any, path: str, problems: list[str]) -> None:
+    if not isinstance(value, dict):
+        problems.append(f"{path}: expected a table")
+        return
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for key in value.keys() - fields.keys():
+        close = difflib.get_close_matches(key, fields, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        problems.append(f"{_join(path, key)}: unknown key{hint}")
+    for name, field in fields.items():
+        if name in value:
+            _check(field.type, value[name], _join(path, name), problems)
+        elif field.required:
+            problems.append(f"{_join(path, name)}: missing")
+
+
+def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> None:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        # msgspec ends its messages with "- at `$[0].x`", relative to the value it was given.
+        text, _, tail = str(error).partition(" - at `$")
+        text = text[:1].lower() + text[1:]
+        if isinstance(value, str | int | float | bool) and not tail:
+            text = f"{text} (is {value!r})"
+        problems.append(f"{path}{tail.rstrip('`')}: {text.replace('`', '')}")
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if key.replace("_", "").replace("-", "").isalnum() else f'{path}."{key}"'

@@ -1,0 +1,125 @@
+"""What the daemon shows of itself: to clients (/v1/models, /ready), Prometheus and operators."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Protocol
+
+from infer_daemon import __version__
+from infer_daemon.domain.states import EngineState
+from infer_daemon.engines.fleet import Fleet
+from infer_daemon.engines.pool import Pool
+from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
+from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.request_path import RequestPath
+from infer_daemon.routing.catalog import Catalog, Deployment
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.tenancy.registry import Registry
+
+
+class Parts(Protocol):
+    """What there is to be seen; see `daemon.Daemon`."""
+
+    path: RequestPath
+    tenants: Registry
+    catalog: Catalog
+    pools: dict[str, Pool]
+    schedulers: dict[str, Scheduler]
+    fleet: Fleet
+    metrics: Metrics
+    vendor: VendorCollector
+
+
+class View:
+    """Reads every part and changes none. Implements `api.app.View`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._created = int(time.time())
+        registry = parts.metrics.registry
+        registry.register(parts.vendor)
+        registry.register(LiveCollector(lambda: list(self._engine_reports()), self._queues))
+
+    def authenticate(self, key: str | None) -> None:
+        """Raise InvalidKey unless the key is a tenant's."""
+        self._parts.tenants.authenticate(key)
+
+    def models(self) -> list[dict[str, object]]:
+        """One card per public model, in OpenAI's shape and with vLLM's `max_model_len`."""
+        return [self._card(deployment) for deployment in self._parts.catalog]
+
+    def _card(self, deployment: Deployment) -> dict[str, object]:
+        pool = self._parts.pools[deployment.pool]
+        lengths = [facts.max_model_len for facts in pool.facts.values()]
+        return {
+            "id": deployment.model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "infer-daemon",
+            "parent": deployment.pool if deployment.lora else None,
+            "max_model_len": min(lengths, default=None),
+        }
+
+    def readiness(self) -> tuple[bool, dict[str, object]]:
+        """Ready when every model is ready or has failed for good and at least one is ready."""
+        models = {d.model: self._model_state(d) for d in self._parts.catalog}
+        states = [str(model["state"]) for model in models.values()]
+        ready = not self._parts.path.is_draining and "starting" not in states and "ready" in states
+        status = "draining" if self._parts.path.is_draining else "ready" if ready else "not ready"
+        return ready, {"status": status, "models": models}
+
+    def _model_state(self, deployment: Deployment) -> dict[str, object]:
+        pool = self._parts.pools[deployment.pool]
+        lora = deployment.model if deployment.lora else None
+        if any(lora is None or lora in facts.loras for facts in pool.facts.values()):
+            return {"state": "ready"}
+        settled = all(status.state.is_settled for status in pool.statuses.values())
+        state = "failed" if settled else "starting"
+        return {"state": state, "reason": pool.why_not_ready(lora)}
+
+    def metrics(self) -> bytes:
+        """The page for Prometheus."""
+        return page(self._parts.metrics.registry)
+
+    def _engine_reports(self) -> Iterator[EngineReport]:
+        for pool in self._parts.pools.values():
+            for name, status in list(pool.statuses.items()):
+                supervisor = self._parts.fleet.supervisors.get(name)
+                running = supervisor is not None and status.state is EngineState.READY
+                stats = asdict(supervisor.engine.stats) if running and supervisor else {}
+                yield EngineReport(name=name, model=pool.name, state=status.state, stats=stats)
+
+    def _queues(self) -> list[tuple[str, int, int]]:
+        return [(name, s.waiting, s.running) for name, s in self._parts.schedulers.items()]
+
+    def state(self) -> dict[str, object]:
+        """Everything, for `infer-daemon state`."""
+        now_s = asyncio.get_running_loop().time()
+        ready, readiness = self.readiness()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "ready": ready,
+            "status": readiness["status"],
+            "requests_in_flight": self._parts.path.in_flight,
+            "models": readiness["models"],
+            "engines": list(self._engine_states(now_s)),
+            "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
+        }
+
+    def _engine_states(self, now_s: float) -> Iterator[dict[str, object]]:
+        for pool in self._parts.pools.values():
+            for name, status in pool.statuses.items():
+                supervisor = self._parts.fleet.supervisors.get(name)
+                yield {
+                    "name": name,
+                    "model": pool.name,
+                    "state": status.state,
+                    "step": status.step,
+                    "reason": status.reason,
+                    "for_s": round(now_s - status.since_s, 1),
+                    "pid": supervisor.engine.pid if supervisor else None,
+                    "stats": asdict(supervisor.engine.stats) if supervisor else None,
+                }
