@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAG_PROBE_S = 0.1
 DRAIN_PROBE_S = 0.05
 
@@ -91,7 +92,7 @@ class Daemon:
         Raises:
             AddressInUse: a listener's place is taken; nothing was started.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             self._loop.add_signal_handler(number, self.stop)
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
         doors = await self._open_doors()
@@ -109,6 +110,8 @@ class Daemon:
             for door in doors:
                 await door.cleanup()
             await self.fleet.stop()
+            for number in SIGNALS:
+                self._loop.remove_signal_handler(number)
             log.info("daemon_stopped")
 
     def stop(self) -> None:
@@ -147,16 +150,16 @@ class Daemon:
         from infer_daemon.engines.vllm import environment
 
         section = self._settings.daemon
+        engines = {name: e for name, e in self._settings.engines.items() if e.kind == "vllm"}
         environment.prepare(
             self._folder.runtime,
             log_level=section.engine_log_level,
             log_format=choose_format(section.log_format),
+            offline=all(engine.is_local for engine in engines.values()),
         )
         from infer_daemon.engines.vllm.factory import VllmFactory
 
-        return VllmFactory(
-            {name: e for name, e in self._settings.engines.items() if e.kind == "vllm"}
-        )
+        return VllmFactory(engines)
 
     async def _announce(self, *, show_examples: bool) -> None:
         """Say once, when the last engine has settled, how the start went; then only wait."""

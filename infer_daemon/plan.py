@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from rich.console import Console
 from rich.table import Table
 
+from infer_daemon.engines.memory import available_bytes
 from infer_daemon.settings.schema import EngineSection, Settings
 from infer_daemon.settings.state_folder import StateFolder
 
@@ -37,6 +38,8 @@ def show(settings: Settings) -> None:
     facts.add_row("unix socket", str(folder.api_socket(settings) or "none"))
     facts.add_row("admin socket", str(folder.admin_socket))
     facts.add_row("tenants", ", ".join(settings.tenants) or "none: nobody can ask anything")
+    if memory := _memory(settings):
+        facts.add_row("memory", memory)
     console.print(facts)
     engines = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("engine", "kind", "model", "runs on", "KV cache", "window", "models"):
@@ -67,6 +70,18 @@ def _places(settings: Settings) -> dict[str, str]:
         for name, env in VllmFactory(vllm_engines).cpu_bindings.items():
             places[name] = f"CPU cores {env}" if env else "CPU, any core"
     return places
+
+
+def _memory(settings: Settings) -> str:
+    """What the engines will take of the machine's memory, as far as it can be known beforehand."""
+    vllm_engines = {n: e for n, e in settings.engines.items() if e.kind == "vllm"}
+    if not vllm_engines:
+        return ""
+    from infer_daemon.engines.vllm.factory import VllmFactory
+
+    factory = VllmFactory(vllm_engines)
+    needed = sum(factory.memory_bytes(engine) for engine in vllm_engines.values())
+    return f"about {_size(needed)} for the engines, {_size(available_bytes())} available"
 
 
 def _devices(engine: EngineSection) -> str:

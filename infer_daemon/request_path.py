@@ -90,7 +90,11 @@ class RequestPath:
         # Never reset: handlers go on in this context, and the next request sets its own.
         CURRENT.set(record)
         try:
-            content = await self._answer(ask, record)
+            try:
+                content = await self._answer(ask, record)
+            except BaseException:
+                await record.close_calls()
+                raise
         except asyncio.CancelledError:
             # The client went away, or the daemon is ending.
             self._recorder.settle(record, Outcome.CANCELLED, None)
@@ -103,6 +107,7 @@ class RequestPath:
             raise self._failed(record, DaemonError()) from error
         if isinstance(content, EventStream):
             return Answer(record.id, SettledStream(content, record, self._recorder))
+        await record.close_calls()
         self._recorder.settle(record, Outcome.OK, None)
         return Answer(record.id, content)
 
@@ -187,6 +192,7 @@ class SettledStream:
         try:
             await self._stream.aclose()
         finally:
+            await self._record.close_calls()
             if self._record.outcome is None:
                 if self._record.refusal is None:
                     self._recorder.settle(self._record, Outcome.CANCELLED, None)

@@ -2,11 +2,19 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.outcomes import Outcome
+
+
+class Closable(Protocol):
+    """Something that works for a request and can be told to stop."""
+
+    async def aclose(self) -> None:
+        """Stop. Idempotent."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +52,8 @@ class RequestRecord:
     calls_started: int = 0
     calls_open: int = 0
     """Engine calls that were begun and have not delivered their last output yet."""
+    open_calls: set[Closable] = field(default_factory=set)
+    """Engine calls that nobody has closed yet."""
     refusal: DaemonError | None = None
     """What the gate refused with. The vendor's handlers turn an exception into their own error, so
     the request path answers from here."""
@@ -51,6 +61,11 @@ class RequestRecord:
     code: str = ""
     detail: str = ""
     """For the log alone: what went wrong inside, never told to the client."""
+
+    async def close_calls(self) -> None:
+        """End whatever this request still has in an engine or in a queue."""
+        while self.open_calls:
+            await self.open_calls.pop().aclose()
 
     @property
     def is_generated(self) -> bool:

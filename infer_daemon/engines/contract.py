@@ -169,8 +169,7 @@ class Engine(Protocol):
         """Begin a call. Outputs go to the sink until `finished`, `fail` or `abort`.
 
         Raises:
-            DaemonError: the engine is dead or refuses.
-            Exception: the call is invalid, in a form that the front end of this kind understands.
+            DaemonError: the engine is dead, or the call is invalid.
         Whatever it raises, `abort` cleans up what may be left.
         """
 

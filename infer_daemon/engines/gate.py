@@ -5,7 +5,7 @@ engine that the scheduler names, is metered as its outputs arrive, and gives its
 engine is done with it, whether or not anybody still reads.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,54 +35,23 @@ class Gate:
         self._wait_timeout_s = wait_timeout_s
         self._fanout_max = fanout_max
 
-    def run(self, work: Work) -> AsyncGenerator[Any, None]:
-        """Run one engine call and yield what the handler asked for.
+    def run(self, work: Work) -> "EngineCall":
+        """One engine call, to be iterated for the outputs that its handler asked for.
 
         The request that it belongs to is taken from the caller's context *now*: handlers iterate
-        the generator in tasks of their own. Whoever gets the generator *should* close it; a
-        cancelled or closed one aborts its work in the engine.
-
-        Raises (while iterating):
-            work.as_refusal(error): refused, or the engine failed. The `DaemonError` itself is kept
-                in the record's `refusal`, since a vendor's handler may swallow it.
+        in tasks of their own. Handlers do not always close what they stop reading, so the record
+        keeps the call too and the request path closes whatever is open when the request ends.
         """
         record = CURRENT.get()
         assert record is not None, "an engine call outside of a request"
-        return self._run(work, record)
+        return EngineCall(self, work, record)
 
-    async def _run(self, work: Work, record: RequestRecord) -> AsyncGenerator[Any, None]:
-        mailbox: Mailbox | None = None
-        engine: Engine | None = None
-        try:
-            self._enter(work, record)
-            leave = partial(self._turns.leave, work.id)
-            mailbox = Mailbox(work, record, self._meter, leave)
-            engine = await self._grant(work, record)
-            await engine.submit(work, mailbox)
-            while (output := await mailbox.next()) is not None:
-                yield output
-        except DaemonError as error:
-            record.refusal = record.refusal or error
-            raise work.as_refusal(error) from error
-        finally:
-            if mailbox is not None and not mailbox.is_finished:
-                # Cancelled, closed or failed on our side: the engine must not work for nobody.
-                try:
-                    if engine is not None:
-                        await engine.abort(work.id)
-                finally:
-                    mailbox.close()
+    async def begin(self, work: Work, record: RequestRecord, mailbox: Mailbox) -> Engine:
+        """Wait for a turn and hand the work to the engine that was granted.
 
-    def _enter(self, work: Work, record: RequestRecord) -> None:
-        if record.calls_started >= self._fanout_max or work.seqs > self._fanout_max:
-            raise FanoutTooLarge(f"one request may ask for at most {self._fanout_max} generations")
-        now_s = record.clock()
-        record.rendered_s = record.rendered_s or now_s
-        record.calls_started += 1
-        record.calls_open += 1
-        record.prompt_tokens += work.prompt_tokens
-
-    async def _grant(self, work: Work, record: RequestRecord) -> Engine:
+        Raises:
+            DaemonError: refused, or the engine would not take it.
+        """
         job = Job(
             id=work.id,
             tenant=record.tenant,
@@ -97,4 +66,82 @@ class Gate:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)
+        try:
+            await engine.submit(work, mailbox)
+        except BaseException:
+            await engine.abort(work.id)
+            raise
         return engine
+
+    def enter(self, work: Work, record: RequestRecord) -> Mailbox:
+        """Count a call in. Its mailbox gives the room back, when it is finished or closed.
+
+        Raises:
+            FanoutTooLarge: one request asks for too much at once.
+        """
+        if record.calls_started >= self._fanout_max or work.seqs > self._fanout_max:
+            raise FanoutTooLarge(f"one request may ask for at most {self._fanout_max} generations")
+        record.rendered_s = record.rendered_s or record.clock()
+        record.calls_started += 1
+        record.calls_open += 1
+        record.prompt_tokens += work.prompt_tokens
+        return Mailbox(work, record, self._meter, partial(self._turns.leave, work.id))
+
+
+class EngineCall:
+    """One engine call. An object and not a generator, since it must be possible to close it while
+    another task waits for its next output, and before it was ever started."""
+
+    def __init__(self, gate: Gate, work: Work, record: RequestRecord) -> None:
+        self._gate = gate
+        self._work = work
+        self._record = record
+        self._mailbox: Mailbox | None = None
+        self._engine: Engine | None = None
+        self._is_closed = False
+        record.open_calls.add(self)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next output.
+
+        Raises:
+            work.as_refusal(error): refused, or the engine failed. The `DaemonError` itself is kept
+                in the record's `refusal`, since a vendor's handler may swallow it.
+        """
+        if self._is_closed:
+            raise StopAsyncIteration
+        try:
+            if self._mailbox is None:
+                self._mailbox = self._gate.enter(self._work, self._record)
+                self._engine = await self._gate.begin(self._work, self._record, self._mailbox)
+            output = await self._mailbox.next()
+        except DaemonError as error:
+            self._record.refusal = self._record.refusal or error
+            await self.aclose()
+            raise self._work.as_refusal(error) from error
+        except BaseException:
+            await self.aclose()
+            raise
+        if output is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return output
+
+    async def aclose(self) -> None:
+        """Stop the call, wherever it is: its place in the queue, its work in the engine.
+        Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._record.open_calls.discard(self)
+        mailbox, engine = self._mailbox, self._engine
+        if mailbox is None or mailbox.is_finished:
+            return
+        try:
+            if engine is not None:
+                await engine.abort(self._work.id)
+        finally:
+            mailbox.close()

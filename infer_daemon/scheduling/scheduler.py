@@ -54,8 +54,11 @@ class Scheduler:
             raise
 
     def leave(self, job_id: JobId) -> None:
-        """The job is over. Idempotent, and safe for a job that never got a turn."""
-        self._waiters.pop(job_id, None)
+        """The job is over. Idempotent, and safe for a job that never got a turn: whoever waits for
+        that is cancelled."""
+        waiter = self._waiters.pop(job_id, None)
+        if waiter is not None:
+            waiter.cancel()
         self._act(self._core.leave(job_id))
 
     def resize(self, engine: EngineName, seqs_max: int) -> None:

@@ -84,6 +84,11 @@ class EngineSection(Section, frozen=True):
     env: dict[str, str] = {}
     sim: SimSection = SimSection()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is on this machine's disk, and not a name to be looked up in a hub."""
+        return self.model.startswith(("builtin:", "package:", "/", "~", "."))
+
 
 class ModelSection(Section, frozen=True):
     """One public model name: which engines can serve it, and with which adapter."""

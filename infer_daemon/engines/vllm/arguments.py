@@ -69,7 +69,9 @@ def namespace(engine: EngineSection, served_names: list[str], *, has_loras: bool
 def problems(engine: EngineSection, path: str) -> Iterator[str]:
     """Every argument that vLLM would refuse, one by one, as `path.key: what is wrong`."""
     try:
-        model_path(engine.model)
+        folder = model_path(engine.model)
+        if folder.startswith("/") and not Path(folder).is_dir():
+            yield f"{path}.model: {folder} is not there"
     except ArgumentProblem as error:
         yield f"{path}.model: {error}"
     known = _parser()._option_string_actions

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
-from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.pooling_params import PoolingParams
 from vllm.renderers.inputs.preprocess import extract_prompt_len
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from infer_daemon.domain.errors import DaemonError, NotSupported
+from infer_daemon.domain.errors import NotSupported
 from infer_daemon.domain.jobs import JobId
 from infer_daemon.engines.contract import Work
-from infer_daemon.engines.gate import Gate
+from infer_daemon.engines.gate import EngineCall, Gate
+from infer_daemon.engines.vllm.errors import GateRefusal
 
 _numbers = itertools.count()
 
@@ -31,14 +31,6 @@ class Payload:
     prompt: Any
     params: SamplingParams | PoolingParams
     options: Mapping[str, Any]
-
-
-class GateRefusal(GenerationError):
-    """A refusal in the one form that vLLM's handlers pass on without logging a traceback."""
-
-    def __init__(self, error: DaemonError) -> None:
-        super().__init__(error.message)
-        self.status_code = error.status
 
 
 class GatedClient:
@@ -76,7 +68,7 @@ class GatedClient:
         priority: int = 0,
         data_parallel_rank: int | None = None,
         **options: Any,
-    ) -> AsyncGenerator[RequestOutput, None]:
+    ) -> EngineCall:
         """As `AsyncLLM.generate`. Priority and rank are the daemon's to choose and are dropped."""
         if isinstance(prompt, AsyncGenerator):
             raise NotSupported("streaming input is not supported")
@@ -106,7 +98,7 @@ class GatedClient:
         priority: int = 0,
         tokenization_kwargs: dict[str, Any] | None = None,
         reasoning_ended: bool | None = None,
-    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+    ) -> EngineCall:
         """As `AsyncLLM.encode`."""
         options = {
             "lora_request": lora_request,

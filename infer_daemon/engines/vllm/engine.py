@@ -21,7 +21,7 @@ from infer_daemon.domain.errors import EngineDied
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineStats, Sink, Work
 from infer_daemon.engines.gate import Gate
-from infer_daemon.engines.vllm import arguments, environment
+from infer_daemon.engines.vllm import arguments, environment, errors
 from infer_daemon.engines.vllm.client import GatedClient, Payload
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.stats import stat_logger
@@ -197,6 +197,9 @@ class VllmEngine:
             )
         except EngineDeadError as error:
             raise EngineDied(retry_after_s=10) from error
+        except Exception as error:
+            # Told as a refusal: a stream's handler would log a traceback for each bad parameter.
+            raise errors.from_exception(error) from error
 
         def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
             _put(sink, output)

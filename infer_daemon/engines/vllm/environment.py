@@ -13,19 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from infer_daemon.engines.vllm.plugin import ENGINE_ENV
+
 _SHARED = {
     # A fork of a threaded process with listening sockets would copy both.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Neither progress bars nor the vendor's own deprecations are log lines.
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore",
 }
 
-ENGINE_ENV = "INFER_DAEMON_ENGINE"
-"""Name of the engine that a process belongs to, for its log lines."""
 
-
-def prepare(runtime_dir: Path, *, log_level: str, log_format: str) -> None:
+def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool) -> None:
     """Set what every engine shares. Call before vLLM is imported anywhere in this process.
 
     Args:
@@ -33,7 +35,10 @@ def prepare(runtime_dir: Path, *, log_level: str, log_format: str) -> None:
             them itself.
         log_level: of vLLM's loggers, in lower case.
         log_format: "json" or "console", as the daemon's own log.
+        offline: nothing is to be fetched, since every model is on disk.
     """
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     for name, value in _SHARED.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"

@@ -58,6 +58,10 @@ class VllmFactory:
             env[NAP_ENV] = repr(NAP_S)
         if self._is_cpu:
             env |= cores.environment(self._cores[name])
+            if section.vllm.get("enforce_eager"):
+                # vLLM compiles two small functions even so: 14 seconds at the first logprobs, and
+                # without a C++ compiler the end of the engine.
+                env["TORCHDYNAMO_DISABLE"] = "1"
         return {**env, **section.env}
 
     @property

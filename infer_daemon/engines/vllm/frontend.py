@@ -28,7 +28,6 @@ from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 from vllm.entrypoints.pooling.pooling.protocol import PoolingRequest
 from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeRequest
 from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
 from vllm.entrypoints.speech_to_text.translation.protocol import TranslationRequest
@@ -37,8 +36,7 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError, FrontendError, NotSupported
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
-
-ERRORS_SHOWN = 5
+from infer_daemon.engines.vllm import errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +132,24 @@ class VllmFrontend:
             body = {**body, "file": UploadFile(BytesIO(call.upload))}
         try:
             request = route.request.validate_python(body)
+            if getattr(request, "use_beam_search", False):
+                raise NotSupported("beam search is not offered here", param="use_beam_search")
             if route.takes_upload:
                 arguments = (call.upload, request, _raw_request(call))
             else:
                 arguments = (request, _raw_request(call))  # type: ignore[assignment]
             result = await getattr(handler, route.method)(*arguments)
         except ValidationError as error:
-            raise _invalid(error) from error
+            raise errors.from_validation(error) from error
         except DaemonError:
             raise
         except Exception as error:
-            raise _refusal() or _translated(create_error_response(error)) from error
+            raise _refusal() or errors.from_exception(error) from error
         if isinstance(result, ErrorResponse):
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 # Some handlers answer a cancellation with an error instead of passing it on.
                 raise asyncio.CancelledError
-            raise _refusal() or _translated(result)
+            raise _refusal() or errors.from_response(result)
         return await _answer(result, route)
 
 
@@ -209,7 +209,7 @@ def _error_event(event: bytes) -> FrontendError | None:
     with suppress(ValueError, KeyError, TypeError):
         error = json.loads(event.partition(b"data: ")[2])["error"]
         status = error.get("code") if isinstance(error.get("code"), int) else 500
-        return _frontend_error(str(error["message"]), status, error.get("param"))
+        return errors.frontend_error(str(error["message"]), status, error.get("param"))
     return None
 
 
@@ -232,37 +232,6 @@ def _refusal() -> DaemonError | None:
 
 def _public_model_name(lora_request: object = None) -> str:
     return _record().model
-
-
-def _translated(response: ErrorResponse) -> FrontendError:
-    info = response.error
-    return _frontend_error(info.message, int(info.code), info.param)
-
-
-def _frontend_error(message: str, status: int, param: str | None) -> FrontendError:
-    codes = {400: "invalid_request", 404: "not_found", 501: "unsupported"}
-    if status == 400 and "maximum context length" in message:
-        return FrontendError(message, status=400, code="context_length_exceeded", param=param)
-    if status == 501:
-        status = 400
-    code = codes.get(status, "invalid_request" if status < 500 else "engine_fault")
-    return FrontendError(message, status=status, code=code, param=param)
-
-
-def _invalid(error: ValidationError) -> FrontendError:
-    """The first few errors, each with its place; pydantic would echo the whole input with each."""
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{_place(item['loc'])}: {item['msg'][:300]}" for item in errors[:ERRORS_SHOWN]]
-    if len(errors) > ERRORS_SHOWN:
-        lines.append(f"and {len(errors) - ERRORS_SHOWN} more")
-    param = _place(errors[0]["loc"]) if errors else None
-    return FrontendError("; ".join(lines), status=400, code="invalid_request", param=param)
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    """Names and indexes of a location, without pydantic's names for the branches of a union."""
-    parts = [str(part) for part in loc if not (isinstance(part, str) and not part.isidentifier())]
-    return ".".join(parts)[:200] or "body"
 
 
 def _bytes(part: Any) -> bytes:

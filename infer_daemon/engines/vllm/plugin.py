@@ -7,19 +7,41 @@ daemon's event loop was seen to stand still for 1 to 15 seconds. A nap of 20 mic
 costs no throughput and frees a core.
 """
 
+import multiprocessing
 import os
 import time
 
 NAP_ENV = "INFER_DAEMON_SPIN_NAP_S"
-"""Set by the daemon in its engines' environment; without it the plugin changes nothing, so that
-other programs in the same Python environment keep vLLM as it is."""
+"""Seconds to sleep instead of each yield. Set by the daemon in its engines' environment."""
+ENGINE_ENV = "INFER_DAEMON_ENGINE"
+"""Name of the engine that a process belongs to. Set by the daemon in its engines' environment."""
 
 
 def install() -> None:
-    """Entry point. Replaces the spinning yield in this process, if the daemon asked for it."""
+    """Entry point. Changes only processes that the daemon started for an engine: other programs in
+    the same Python environment keep vLLM as it is."""
+    if ENGINE_ENV not in os.environ or multiprocessing.parent_process() is None:
+        return
+    leave_the_terminals_group()
     nap_s = os.environ.get(NAP_ENV)
     if nap_s:
         nap_instead_of_yield(float(nap_s))
+
+
+def leave_the_terminals_group() -> None:
+    """Put this engine into a process group of its own.
+
+    A Ctrl-C reaches every process of the terminal's foreground group: the engine would end at once,
+    while the daemon still drains the requests in it.
+    """
+    if os.getpgid(os.getppid()) == os.getpgid(0) and not _is_worker():
+        os.setpgid(0, 0)
+
+
+def _is_worker() -> bool:
+    """Whether our parent is an engine's process too: a worker stays in its engine's group."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.name.startswith("EngineCore")
 
 
 def nap_instead_of_yield(nap_s: float) -> None:

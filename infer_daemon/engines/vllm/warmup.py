@@ -6,6 +6,7 @@ load something: seconds that would look like a hang to a watchdog.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
@@ -47,14 +48,20 @@ async def warm_up(
 
 
 async def _generate(llm: AsyncLLM, params: SamplingParams, lora: LoRARequest | None) -> None:
-    prompt = TokensPrompt(prompt_token_ids=[1, 2, 3])
-    async for _ in llm.generate(prompt, params, _id(), lora_request=lora):
+    async for _ in llm.generate(_prompt(llm), params, _id(), lora_request=lora):
         pass
 
 
 async def _encode(llm: AsyncLLM, params: PoolingParams) -> None:
-    async for _ in llm.encode(TokensPrompt(prompt_token_ids=[1, 2, 3]), params, _id()):
+    async for _ in llm.encode(_prompt(llm), params, _id()):
         pass
+
+
+def _prompt(llm: AsyncLLM) -> Any:
+    """Three tokens that every vocabulary has, as the renderer hands them on."""
+    tokens = TokensPrompt(prompt_token_ids=[1, 2, 3])
+    (prompt,) = llm.renderer.render_cmpl([tokens], llm.renderer.default_cmpl_tok_params)
+    return prompt
 
 
 def _id() -> str:

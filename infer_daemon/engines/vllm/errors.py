@@ -1,0 +1,58 @@
+"""vLLM's exceptions in the daemon's words."""
+
+from http import HTTPStatus
+
+from pydantic import ValidationError
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.exceptions import GenerationError
+
+from infer_daemon.domain.errors import DaemonError, FrontendError
+
+ERRORS_SHOWN = 5
+_CODES = {400: "invalid_request", 404: "not_found"}
+
+
+class GateRefusal(GenerationError):
+    """A refusal in the one form that vLLM's handlers pass on without logging a traceback."""
+
+    def __init__(self, error: DaemonError) -> None:
+        super().__init__(error.message)
+        self.status_code = HTTPStatus(error.status)
+
+
+def from_exception(error: Exception) -> FrontendError:
+    """What vLLM's own server would answer for an exception."""
+    return from_response(create_error_response(error))
+
+
+def from_response(response: ErrorResponse) -> FrontendError:
+    """What a handler returned instead of a response."""
+    info = response.error
+    return frontend_error(info.message, int(info.code), info.param)
+
+
+def frontend_error(message: str, status: int, param: str | None) -> FrontendError:
+    """An error of a given status, with the code that OpenAI's clients know for it."""
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        return FrontendError(message, status=400, code="unsupported", param=param)
+    if status == HTTPStatus.BAD_REQUEST and "maximum context length" in message:
+        return FrontendError(message, status=400, code="context_length_exceeded", param=param)
+    code = _CODES.get(status, "invalid_request" if status < 500 else "engine_fault")
+    return FrontendError(message, status=status, code=code, param=param)
+
+
+def from_validation(error: ValidationError) -> FrontendError:
+    """The first few errors, each with its place; pydantic would echo the whole input with each."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{_place(item['loc'])}: {item['msg'][:300]}" for item in errors[:ERRORS_SHOWN]]
+    if len(errors) > ERRORS_SHOWN:
+        lines.append(f"and {len(errors) - ERRORS_SHOWN} more")
+    param = _place(errors[0]["loc"]) if errors else None
+    return FrontendError("; ".join(lines), status=400, code="invalid_request", param=param)
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Names and indexes of a location, without pydantic's names for the branches of a union."""
+    parts = [str(part) for part in loc if not (isinstance(part, str) and not part.isidentifier())]
+    return ".".join(parts)[:200] or "body"
