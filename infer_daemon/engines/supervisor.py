@@ -79,6 +79,8 @@ class Supervisor:
         self._place.open(self.engine, facts)
         reason = await self.engine.died()
         self._place.close(self.name)
+        # What is left of it (a worker without its core) goes too, before anybody reads DEAD.
+        await self.engine.stop()
         self._enter(EngineState.DEAD, reason=reason)
 
     async def _start(self) -> EngineFacts | None:
@@ -100,7 +102,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """End the engine's processes. Idempotent."""
-        if self.status.state in (EngineState.STOPPED, EngineState.FAILED):
+        if self.status.state in (EngineState.STOPPED, EngineState.FAILED, EngineState.DEAD):
             return
         self._place.close(self.name)
         self._enter(EngineState.STOPPING)
