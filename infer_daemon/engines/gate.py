@@ -5,6 +5,7 @@ engine that the scheduler names, is metered as its outputs arrive, and gives its
 engine is done with it, whether or not anybody still reads.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
@@ -118,6 +119,11 @@ class EngineCall:
                 self._mailbox = self._gate.enter(self._work, self._record)
                 self._engine = await self._gate.begin(self._work, self._record, self._mailbox)
             output = await self._mailbox.next()
+            if self._mailbox.is_closed and self._engine is not None:
+                # By another task, perhaps before it could know the engine: whoever still reads
+                # works for a request that has ended.
+                await self._engine.abort(self._work.id)
+                raise asyncio.CancelledError
         except DaemonError as error:
             self._record.refusal = self._record.refusal or error
             await self.aclose()

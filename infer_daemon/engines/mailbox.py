@@ -27,6 +27,8 @@ class Mailbox:
         self._slot: Any = None
         self._error: Exception | None = None
         self._finished = False
+        self.is_closed = False
+        """Whether it was closed before the engine was done."""
         self._last_tokens_s: float | None = None
         self._ready = asyncio.Event()
 
@@ -92,6 +94,9 @@ class Mailbox:
         self._release()
 
     def close(self) -> None:
-        """The reader is gone: nothing more is taken, and the room is given back. Idempotent."""
+        """Nothing more is taken, the room is given back, and whoever waits here is woken.
+        Idempotent."""
         if not self._finished:
+            self.is_closed = True
             self._finish()
+            self._ready.set()

@@ -14,11 +14,14 @@ def deal(wishes: Mapping[str, CoresSetting], available: Sequence[int]) -> dict[s
     """Engine name -> the cores that it is bound to; an empty list leaves it to the kernel.
 
     Engines that name their cores get those. The rest share what nobody named, in equal parts of
-    neighbouring cores; where there are fewer cores than engines, none of them is bound, since a
-    bound engine beside an idle core would be worse than two that the kernel moves apart.
+    neighbouring cores, but for one core that is left to the daemon and the engines' schedulers.
+    Where there are fewer cores than engines, none of them is bound, since a bound engine beside an
+    idle core would be worse than two that the kernel moves apart.
     """
     named = {core for wish in wishes.values() if isinstance(wish, list) for core in wish}
     free = [core for core in available if core not in named]
+    if len(free) > 1:
+        free.pop()
     automatic = [name for name, wish in wishes.items() if wish == "auto"]
     dealt = {name: list(wish) if isinstance(wish, list) else [] for name, wish in wishes.items()}
     if automatic and len(free) >= len(automatic):

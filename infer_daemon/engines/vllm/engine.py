@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.lora.request import LoRARequest
@@ -93,6 +94,8 @@ class VllmEngine:
             state.openai_serving_models.lora_requests.update(loras)
             await warm_up(llm, tasks, loras.values(), progress)
             self._frontend = VllmFrontend(state, tasks)
+            # Looked up for every token otherwise. Children have an environment of their own.
+            envs.enable_envs_cache()
         except arguments.ArgumentProblem as error:
             raise EngineStartError(str(error)) from error
         except Exception as error:
