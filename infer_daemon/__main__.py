@@ -6,7 +6,7 @@ light and do nothing unless it is the program that was started.
 
 import sys
 
-if __name__ == "__main__":
-    from infer_daemon.cli import main
+from infer_daemon.cli import main
 
+if __name__ == "__main__":
     sys.exit(main())

@@ -114,6 +114,7 @@ class Daemon:
             for number in SIGNALS:
                 self._loop.remove_signal_handler(number)
             log.info("daemon_stopped")
+        _raise_failure(tasks)
 
     def stop(self) -> None:
         """Begin to drain; called again, end at once."""
@@ -158,8 +159,11 @@ class Daemon:
             log_format=choose_format(section.log_format),
             offline=all(engine.is_local for engine in engines.values()),
         )
-        from infer_daemon.engines.vllm.factory import VllmFactory
-
+        gc.disable()  # a tenth faster: there is nothing to collect in modules
+        try:
+            from infer_daemon.engines.vllm.factory import VllmFactory
+        finally:
+            gc.enable()
         return VllmFactory(engines)
 
     async def _announce(self, *, show_examples: bool) -> None:
@@ -198,12 +202,18 @@ class Daemon:
 
 
 async def _first_end(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for the first task to end. Only the stop event may; another has failed, and is raised
-    after the drain by whoever awaits it."""
+    """Wait for the first task to end. Only the stop event may; another has failed."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         if (error := task.exception()) is not None:
             log.error("task_failed", task=task.get_name(), exc_info=error)
+
+
+def _raise_failure(tasks: list[asyncio.Task[None]]) -> None:
+    """After an orderly end, what made it necessary: an exit code of 0 would hide it."""
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

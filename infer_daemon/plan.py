@@ -21,7 +21,9 @@ def problems(settings: Settings) -> list[str]:
     found: list[str] = []
     for name, engine in settings.engines.items():
         if engine.kind == "vllm":
+            loras = sum(bool(m.lora) for m in settings.models.values() if name in m.engines)
             found += arguments.problems(engine, f"$.engines.{name}")
+            found += arguments.slot_problems(engine, loras, f"$.engines.{name}")
     for name, model in settings.models.items():
         if model.lora and settings.engines[model.engines[0]].kind == "vllm":
             found += arguments.adapter_problems(model.lora, f"$.models.{name}.lora")

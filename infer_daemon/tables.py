@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow"}
 
@@ -26,7 +27,7 @@ def show_state(state: dict[str, Any]) -> None:
             str(engine["pid"] or "-"),
             str(stats.get("running", "-")),
             f"{stats['kv_usage']:.0%}" if stats else "-",
-            engine["reason"] or engine["step"],
+            Text(engine["reason"] or engine["step"]),
         )
     console.print(engines)
     queues = _table("queue", "waiting", "running", "window")
@@ -44,7 +45,7 @@ def show_models(state: dict[str, Any]) -> None:
     """Each public model and why it does not answer, if it does not."""
     models = _table("model", "state", "reason")
     for name, model in state["models"].items():
-        models.add_row(name, _coloured(model["state"]), model.get("reason", ""))
+        models.add_row(name, _coloured(model["state"]), Text(model.get("reason", "")))
     Console().print(models)
 
 

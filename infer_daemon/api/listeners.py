@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-SHUTDOWN_GRACE_S = 2.0
+SHUTDOWN_GRACE_S = 0.5
+"""For handlers that are still there when the daemon has drained, or was told not to."""
 
 
 Runner = web.AppRunner
@@ -41,7 +42,8 @@ async def listen_tcp(app_runner: web.AppRunner, host: str, port: int) -> int:
     try:
         await site.start()
     except OSError as error:
-        raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise AddressInUse(f"cannot listen on {host}:{port}: {reason}") from error
     server = site._server
     assert server is not None, "a started site has a server"
     bound: int = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]

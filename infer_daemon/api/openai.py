@@ -64,11 +64,15 @@ async def _read_form(request: web.Request) -> Body:
         raise MalformedBody("this path takes multipart/form-data with a part named `file`")
     fields: dict[str, Any] = {}
     upload: bytes | None = None
+    size = 0
     try:
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):
                 raise MalformedBody("parts may not be nested")
             data = bytes(await part.read(decode=True))
+            size += len(data)
+            if size > request.client_max_size:  # the library's limit is for each part
+                raise BodyTooLarge
             if part.name == "file":
                 upload = data
             elif part.name:

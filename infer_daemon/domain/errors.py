@@ -23,7 +23,7 @@
     └── FrontendError               whatever a front end worked out itself
 
 The class docstring is the default message. Only these reach a client with their text; anything
-else becomes an `InternalError` that names the request and nothing more.
+else becomes a plain `DaemonError` that names the request and nothing more.
 """
 
 from infer_daemon.domain.outcomes import Outcome

@@ -61,9 +61,21 @@ class Gate:
             output_tokens_max=work.output_tokens_max,
             deadline_s=record.clock() + self._wait_timeout_s,
         )
-        name = await self._turns.turn(job)
-        record.granted_s = record.granted_s or record.clock()
-        record.engine = name
+        while True:
+            name = await self._turns.turn(job)
+            record.granted_s = record.granted_s or record.clock()
+            record.engine = name
+            try:
+                return await self._submit(name, work, mailbox)
+            except EngineDied:
+                # What failed in it made the room that we were given: close it before its supervisor
+                # gets to, and wait for another engine. Nothing of this call has begun.
+                self._turns.resize(name, 0)
+                if mailbox.is_finished:
+                    raise
+                self._turns.leave(job.id)
+
+    async def _submit(self, name: EngineName, work: Work, mailbox: Mailbox) -> Engine:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)

@@ -30,9 +30,9 @@ class Catalog:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Catalog":
-        """Models that name the same engines share a pool, named after the first of them."""
+        """Models that name the same engines share a pool, named after its first base model."""
         pools: dict[frozenset[str], str] = {}
-        for name, model in settings.models.items():
+        for name, model in sorted(settings.models.items(), key=lambda item: item[1].lora != ""):
             pools.setdefault(frozenset(model.engines), name)
         return cls(
             Deployment(name, pools[frozenset(model.engines)], model.lora)

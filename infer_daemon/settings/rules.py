@@ -59,6 +59,12 @@ def _models(settings: Settings) -> Iterator[str]:
         }
         if len(bases) > 1:
             yield f"$.models.{name}.engines: replicas must have the same kind and model"
+        if model.lora and not any(
+            set(other.engines) == set(model.engines) and not other.lora
+            for other in settings.models.values()
+        ):
+            # The engines would answer with the base model under the adapter's name.
+            yield f"$.models.{name}: its engines also need a model without a lora"
     for (a, first), (b, second) in combinations(settings.models.items(), 2):
         shared = set(first.engines) & set(second.engines)
         if shared and set(first.engines) != set(second.engines):

@@ -70,12 +70,18 @@ class StateFolder:
             raise StateFolderError(f"{self.root}: {error.strerror}") from error
         try:
             self._take(lock)
-            shutil.rmtree(self.runtime, ignore_errors=True)
-            self.runtime.mkdir(mode=0o700)
+            self._empty_runtime()
             yield
             shutil.rmtree(self.runtime, ignore_errors=True)
         finally:
             os.close(lock)
+
+    def _empty_runtime(self) -> None:
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        try:
+            self.runtime.mkdir(mode=0o700)
+        except OSError as error:
+            raise StateFolderError(f"{self.runtime}: {error.strerror}") from error
 
     def _take(self, lock: int) -> None:
         try:

@@ -9,7 +9,8 @@ from infer_daemon.domain.tenant import Tenant
 
 def key_hash(key: str) -> str:
     """How a key is written in the configuration: `sha256:` and the digest in hex."""
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+    # A header may hold any bytes; those that are not UTF-8 arrive as surrogates.
+    return "sha256:" + hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 class Registry:

@@ -168,7 +168,8 @@ class SimEngine:
         return sequence.work.prompt_tokens + sum(len(c.words) for c in sequence.payload.choices)
 
     def _kv_used(self) -> int:
-        return sum(sequence.kv_tokens for sequence in self._running.values())
+        # A copy: the page for Prometheus is written in a thread.
+        return sum(sequence.kv_tokens for sequence in list(self._running.values()))
 
     def _step(self) -> None:
         budget = self._script.prefill_tokens_per_step

@@ -12,7 +12,6 @@ import msgspec
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import ClientError, DaemonError, FrontendError
 from infer_daemon.domain.jobs import JobId
-from infer_daemon.domain.record import CURRENT
 from infer_daemon.engines.contract import Call, EventStream, Reply, Work
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.sim import tokens
@@ -135,19 +134,37 @@ class SimFrontend:
                 return list(output)
         return []
 
+    async def _outputs(self, works: list[Work]) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+        """Outputs, each with the number of its prompt. All prompts are generated at the same time
+        and read one after the other; what arrives early is merged in its mailbox."""
+        calls = [self._gate.run(work) for work in works]
+        begun = [asyncio.create_task(call.__anext__()) for call in calls]
+        try:
+            for number, call in enumerate(calls):
+                pieces = await begun[number]
+                while pieces is not None:
+                    yield number, pieces
+                    pieces = await anext(call, None)
+        finally:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+            for call in calls:
+                await call.aclose()
+
     async def _events(
         self, shape: "_Shape", works: list[Work], *, include_usage: bool
     ) -> AsyncGenerator[bytes, None]:
-        """All prompts of a request, one after the other."""
+        """The events of a stream. What fails after the first of them is told as one."""
+        has_begun = False
         try:
-            for number, work in enumerate(works):
-                async with aclosing(self._gate.run(work)) as outputs:
-                    async for pieces in outputs:
-                        for piece in pieces:
-                            yield shape.event(number, piece)
+            async with aclosing(self._outputs(works)) as outputs:
+                async for number, pieces in outputs:
+                    for piece in pieces:
+                        has_begun = True
+                        yield shape.event(number, piece)
         except DaemonError as error:
-            record = CURRENT.get()
-            if record is None or record.first_token_s is None:
+            if not has_begun:
                 raise
             body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
             yield b"data: " + msgspec.json.encode(body) + b"\n\n"

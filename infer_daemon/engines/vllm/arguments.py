@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from infer_daemon.settings.schema import EngineSection, VllmValue
@@ -57,13 +58,17 @@ def model_path(model: str) -> str:
     return str(folder)
 
 
-def namespace(engine: EngineSection, served_names: list[str], *, has_loras: bool) -> Namespace:
-    """vLLM's parsed arguments for an engine. `served_names`: public names of its base model.
+def namespace(engine: EngineSection, served_names: list[str], *, loras: int) -> Namespace:
+    """vLLM's parsed arguments for an engine.
+
+    Args:
+        served_names: public names of its base model.
+        loras: how many adapters it is to hold.
 
     Raises:
         ArgumentProblem: vLLM does not accept them.
     """
-    return _parser().parse_args(argv(engine, served_names, has_loras=has_loras))
+    return _parser().parse_args(argv(engine, served_names, loras=loras))
 
 
 def problems(engine: EngineSection, path: str) -> Iterator[str]:
@@ -86,6 +91,16 @@ def problems(engine: EngineSection, path: str) -> Iterator[str]:
             yield f"{path}.vllm.{key}: {_first_line(error)}"
 
 
+def slot_problems(engine: EngineSection, loras: int, path: str) -> Iterator[str]:
+    """Whether a slot stays empty (see `argv`), where the file chooses their number itself."""
+    slots = engine.vllm.get("max_loras")
+    if loras and current_platform.is_cpu() and isinstance(slots, int) and slots <= loras:
+        yield (
+            f"{path}.vllm.max_loras: must be more than the {loras} adapters of this engine (on the "
+            "CPU, vLLM applies the last slot to requests without an adapter)"
+        )
+
+
 def adapter_problems(lora: str, path: str) -> Iterator[str]:
     """Whether an adapter's folder is there. What is in it only an engine can judge."""
     try:
@@ -97,7 +112,7 @@ def adapter_problems(lora: str, path: str) -> Iterator[str]:
         yield f"{path}: {folder} has no adapter_config.json"
 
 
-def argv(engine: EngineSection, served_names: list[str], *, has_loras: bool) -> list[str]:
+def argv(engine: EngineSection, served_names: list[str], *, loras: int) -> list[str]:
     """The command line that `vllm serve` would get for this engine."""
     arguments: dict[str, VllmValue] = {
         "model": model_path(engine.model),
@@ -109,8 +124,11 @@ def argv(engine: EngineSection, served_names: list[str], *, has_loras: bool) -> 
         arguments["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
     if engine.devices:
         arguments["device_ids"] = ",".join(map(str, engine.devices))
-    if has_loras:
+    if loras:
         arguments.setdefault("enable_lora", True)
+        # One slot stays empty: in a batch with adapters, vLLM's CPU kernels give tokens without one
+        # the last slot (index -1), and base requests would answer in an adapter's voice.
+        arguments.setdefault("max_loras", loras + 1)
     return [word for key, value in arguments.items() for word in _flag(key, value)]
 
 

@@ -7,6 +7,8 @@ machine are dealt out once, for all engines together.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+CORES_WORTH_BINDING = 2
+
 CoresSetting = Literal["auto", "none"] | list[int]
 
 
@@ -15,8 +17,8 @@ def deal(wishes: Mapping[str, CoresSetting], available: Sequence[int]) -> dict[s
 
     Engines that name their cores get those. The rest share what nobody named, in equal parts of
     neighbouring cores, but for one core that is left to the daemon and the engines' schedulers.
-    Where there are fewer cores than engines, none of them is bound, since a bound engine beside an
-    idle core would be worse than two that the kernel moves apart.
+    Where that is less than two cores for each, none of them is bound: on two cores an engine bound
+    to one gave 2,330 tokens/s and one that the kernel could move 2,650.
     """
     named = {core for wish in wishes.values() if isinstance(wish, list) for core in wish}
     free = [core for core in available if core not in named]
@@ -24,7 +26,7 @@ def deal(wishes: Mapping[str, CoresSetting], available: Sequence[int]) -> dict[s
         free.pop()
     automatic = [name for name, wish in wishes.items() if wish == "auto"]
     dealt = {name: list(wish) if isinstance(wish, list) else [] for name, wish in wishes.items()}
-    if automatic and len(free) >= len(automatic):
+    if automatic and len(free) >= CORES_WORTH_BINDING * len(automatic):
         share, extra = divmod(len(free), len(automatic))
         start = 0
         for index, name in enumerate(automatic):

@@ -109,7 +109,7 @@ class VllmEngine:
 
     def _arguments(self) -> Any:
         spec = self._spec
-        return arguments.namespace(spec.section, spec.served_names, has_loras=bool(spec.loras))
+        return arguments.namespace(spec.section, spec.served_names, loras=len(spec.loras))
 
     def _build(self, args: Any) -> AsyncLLM:
         """Runs in the engine's own thread and blocks it until the engine answers."""

@@ -43,6 +43,9 @@ def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool
         os.environ.setdefault(name, value)
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["VLLM_RPC_BASE_PATH"] = str(runtime_dir)
+    if plugins := os.environ.get("VLLM_PLUGINS"):
+        # A selection made for other reasons must not leave out ours.
+        os.environ["VLLM_PLUGINS"] = f"{plugins},infer_daemon"
     logging_config = runtime_dir / "vllm-logging.json"
     logging_config.write_text(json.dumps(_logging(log_level.upper(), log_format)))
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)

@@ -7,6 +7,7 @@ daemon's event loop was seen to stand still for 1 to 15 seconds. A nap of 20 mic
 costs no throughput and frees a core.
 """
 
+import gc
 import multiprocessing
 import os
 import time
@@ -22,6 +23,7 @@ def install() -> None:
     the same Python environment keep vLLM as it is."""
     if ENGINE_ENV not in os.environ or multiprocessing.parent_process() is None:
         return
+    gc.enable()  # `cli` switched it off while this process imported vLLM
     leave_the_terminals_group()
     nap_s = os.environ.get(NAP_ENV)
     if nap_s:

@@ -1,0 +1,106 @@
+"""The daemon without its doors: every part from the request path to simulated engines, on the
+loop's own clock, so that it also runs on virtual time."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.engines.contract import Reply
+from infer_daemon.engines.pool import Pool
+from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.request_path import Answer, Ask, Body, RequestPath, SettledStream
+from infer_daemon.routing.catalog import Catalog
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.schema import Settings
+from infer_daemon.tenancy.registry import Registry
+
+
+class Inside:
+    """Built from settings like `daemon.Daemon`, with every engine ready from the start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.recorder = Recorder(Metrics(), asyncio.get_running_loop().time)
+        self.schedulers: dict[str, Scheduler] = {}
+        self.pools: dict[str, Pool] = {}
+        self.engines: dict[str, SimEngine] = {}
+        catalog = Catalog.from_settings(settings)
+        for name in catalog.pools:
+            self.schedulers[name] = Scheduler(queue_len_max=settings.scheduling.queue_len_max)
+            self.pools[name] = Pool(name, self.schedulers[name], Metrics(), settings.scheduling)
+        self._pool_of = {
+            engine: deployments[0].pool
+            for deployments in catalog.pools.values()
+            for engine in settings.models[deployments[0].model].engines
+        }
+        self.path = RequestPath(
+            tenants=Registry({name: t.key_hashes for name, t in settings.tenants.items()}),
+            catalog=catalog,
+            pools=self.pools,
+            recorder=self.recorder,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> "AsyncIterator[Inside]":
+        """With engines; at the end nothing may be left in them."""
+        for name in self._pool_of:
+            await self.start(name)
+        try:
+            yield self
+            self.assert_empty()
+        finally:
+            for engine in self.engines.values():
+                await engine.stop()
+
+    async def start(self, name: str) -> None:
+        """Open a new incarnation of an engine."""
+        section = self._settings.engines[name]
+        pool = self.pools[self._pool_of[name]]
+        if name in self.engines:
+            await self.engines[name].stop()
+        engine = SimEngine(EngineName(name), section.sim, pool.gate, seqs_max=section.max_num_seqs)
+        self.engines[name] = engine
+        pool.open(engine, await engine.start(lambda _: None))
+
+    def kill(self, name: str) -> None:
+        """As the supervisor does it when an engine dies."""
+        self.engines[name].kill()
+        self.pools[self._pool_of[name]].close(EngineName(name))
+
+    async def ask(
+        self, endpoint: str = "completions", key: str | None = "sk-acme", **fields: Any
+    ) -> Answer:
+        """A request as it comes through the door."""
+
+        async def read() -> Body:
+            return Body({"model": "echo", **fields})
+
+        return await self.path.run(Ask(endpoint=Endpoint(endpoint), key=key, read=read))
+
+    async def whole(self, **fields: Any) -> Mapping[str, Any]:
+        """The decoded answer to a request that does not stream."""
+        answer = await self.ask(**fields)
+        assert isinstance(answer.content, Reply)
+        body: Mapping[str, Any] = json.loads(answer.content.body)
+        return body
+
+    async def stream(self, **fields: Any) -> SettledStream:
+        """The stream of a request that does."""
+        answer = await self.ask(stream=True, **fields)
+        assert isinstance(answer.content, SettledStream)
+        return answer.content
+
+    def assert_empty(self) -> None:
+        """Every request has settled and nothing of one is anywhere."""
+        assert self.path.in_flight == 0
+        for scheduler in self.schedulers.values():
+            scheduler.check()
+            assert (scheduler.waiting, scheduler.running) == (0, 0)
+        for engine in self.engines.values():
+            assert (engine.stats.running, engine.stats.waiting) == (0, 0)

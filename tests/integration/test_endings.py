@@ -1,0 +1,167 @@
+"""How requests end that do not end well: clients that go away, engines that die."""
+
+import asyncio
+import json
+
+import httpx2
+import openai
+import pytest
+from structlog.types import EventDict
+
+from tests.integration.conftest import Serve
+from tests.integration.running import AUTH, ENDLESS, SIM, Running, until
+
+COMPLETIONS = "/v1/completions"
+
+
+def outcomes(log_lines: list[EventDict]) -> list[str]:
+    """Of all settled requests, in order."""
+    return [str(line["outcome"]) for line in log_lines if line["event"] == "request"]
+
+
+def is_idle(running: Running) -> bool:
+    """Whether nothing of any request is left."""
+    engine = running.engine("a").stats
+    queue = running.queue
+    return (queue.running, queue.waiting, engine.running, engine.waiting) == (0, 0, 0, 0)
+
+
+async def test_a_client_that_leaves_a_stream_frees_its_place(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    async with running.streaming(n=2) as events:
+        for _ in range(5):
+            await events.next()
+        assert running.queue.running == 1
+
+    await until(lambda: is_idle(running) and running.daemon.path.in_flight == 0)
+    assert outcomes(log_lines) == ["cancelled"]
+
+
+async def test_a_client_that_leaves_while_its_answer_is_made_frees_its_place(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    request = asyncio.create_task(running.post(COMPLETIONS, ENDLESS))
+    await until(lambda: running.queue.running == 1)
+    request.cancel()
+    await asyncio.wait([request])
+
+    await until(lambda: is_idle(running) and running.daemon.path.in_flight == 0)
+    assert outcomes(log_lines) == ["cancelled"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_while_it_waits_makes_way(
+    running: Running, log_lines: list[EventDict], stream: bool
+) -> None:
+    async with running.streaming(n=4) as events:
+        await events.next()
+        waiting = asyncio.create_task(running.post(COMPLETIONS, {**ENDLESS, "stream": stream}))
+        await until(lambda: running.queue.waiting == 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+        await until(lambda: running.queue.waiting == 0)
+        assert running.queue.running == 1
+        assert outcomes(log_lines) == ["cancelled"]
+
+
+async def test_a_client_that_stops_reading_does_not_keep_its_place(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    """Its tokens are generated and counted; only its own stream stands still."""
+    async with running.streaming(max_tokens=500) as events:
+        await events.next()
+        await until(lambda: is_idle(running))
+        assert (await events.rest())[-1] == "[DONE]"
+
+    (line,) = [line for line in log_lines if line["event"] == "request"]
+    assert (line["outcome"], line["completion_tokens"]) == ("ok", 500)
+
+
+async def test_who_waits_gets_the_place_of_a_client_that_left(running: Running) -> None:
+    async with running.streaming(n=4) as events:
+        await events.next()
+        waiting = asyncio.create_task(
+            running.openai.completions.create(model="echo", prompt="one two")
+        )
+        await until(lambda: running.queue.waiting == 1)
+
+    assert (await waiting).choices[0].text == "one two"
+
+
+async def test_an_engine_that_dies_ends_a_stream_with_an_error_event(
+    serve: Serve, log_lines: list[EventDict]
+) -> None:
+    running = await serve(SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1))
+    async with running.streaming() as events:
+        *_, last = await events.rest()
+
+    assert json.loads(last)["error"]["code"] == "engine_died"
+    (line,) = [line for line in log_lines if line["event"] == "request"]
+    assert (line["outcome"], line["code"]) == ("engine_error", "engine_died")
+    assert line["completion_tokens"] == 5
+
+
+async def test_openais_client_raises_the_error_event_of_a_stream(serve: Serve) -> None:
+    running = await serve(SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1))
+    stream = await running.openai.completions.create(
+        model="echo", prompt="one two three four five six", stream=True
+    )
+
+    with pytest.raises(openai.APIError, match="died"):
+        async for _ in stream:
+            pass
+
+
+async def test_an_engine_that_dies_fails_whole_answers_and_those_who_wait(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    requests = [asyncio.create_task(running.post(COMPLETIONS, {**ENDLESS, "n": n})) for n in (4, 1)]
+    await until(lambda: running.queue.waiting == 1)
+    running.engine("a").kill()
+    responses = await asyncio.gather(*requests)
+
+    assert [response.status_code for response in responses] == [503, 503]
+    assert all("retry-after" in response.headers for response in responses)
+    assert "engine_error" in outcomes(log_lines)
+
+
+async def test_after_a_death_the_model_is_refused_and_the_others_answer(running: Running) -> None:
+    running.engine("a").kill("out of memory")
+    await until(lambda: not running.daemon.pools["echo"].facts)
+
+    with pytest.raises(openai.InternalServerError, match="engine a is dead: out of memory"):
+        await running.openai.completions.create(model="echo", prompt="a")
+    answer = await running.openai.completions.create(model="other", prompt="a b")
+    assert answer.choices[0].text == "a b"
+
+
+async def test_a_client_that_sends_half_a_request_and_leaves_is_forgotten(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-acme\r\n"
+    writer.write(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    await until(lambda: running.daemon.path.in_flight == 1)
+    writer.close()
+    await writer.wait_closed()
+
+    await until(lambda: running.daemon.path.in_flight == 0)
+    assert outcomes(log_lines) == ["cancelled"]
+
+
+async def test_many_clients_at_once_all_get_their_own_answer(running: Running) -> None:
+    limits = httpx2.Limits(max_connections=40)
+    async with httpx2.AsyncClient(
+        base_url=running.daemon.url, headers=AUTH, limits=limits, timeout=30, verify=False
+    ) as client:
+        bodies = [
+            {"model": "echo", "prompt": f"prompt {n}", "stream": n % 2 == 0} for n in range(80)
+        ]
+        responses = await asyncio.gather(*(client.post(COMPLETIONS, json=body) for body in bodies))
+
+    for number, response in enumerate(responses):
+        assert f"{number}" in response.text
+        assert response.status_code == 200
+    assert running.daemon.recorder.settled_count == 80

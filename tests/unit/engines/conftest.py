@@ -1,0 +1,130 @@
+"""A pool with simulated engines, as the daemon would build it, and a request to use it with."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.domain.record import CURRENT, RequestRecord
+from infer_daemon.engines.contract import Work
+from infer_daemon.engines.gate import EngineCall
+from infer_daemon.engines.pool import Pool
+from infer_daemon.engines.sim import tokens
+from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.engines.sim.tokens import Choice, SimPayload
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.schema import SchedulingSection, SimSection
+
+
+@dataclass(slots=True)
+class TokenLog:
+    """A meter that remembers: (new tokens, gap) of each time it was told."""
+
+    told: list[tuple[int, float | None]] = field(default_factory=list)
+
+    def on_tokens(
+        self, record: RequestRecord, *, new_tokens: int, gap_s: float | None, now_s: float
+    ) -> None:
+        """See `contract.Meter`."""
+        self.told.append((new_tokens, gap_s))
+
+    @property
+    def total(self) -> int:
+        """All tokens."""
+        return sum(count for count, _ in self.told)
+
+
+def clock() -> float:
+    """Loop time, virtual where the test says so."""
+    return asyncio.get_running_loop().time()
+
+
+def make_record() -> RequestRecord:
+    """A request that has just come in."""
+    return RequestRecord(id="r", endpoint=Endpoint.CHAT, accepted_s=clock(), clock=clock)
+
+
+class Rig:
+    """The pool, its scheduler and its engines."""
+
+    WAIT_TIMEOUT_S = 60.0
+    FANOUT_MAX = 8
+
+    def __init__(self) -> None:
+        self.meter = TokenLog()
+        self.scheduler = Scheduler(queue_len_max=100)
+        limits = SchedulingSection(wait_timeout_s=self.WAIT_TIMEOUT_S, fanout_max=self.FANOUT_MAX)
+        self.pool = Pool("pool", self.scheduler, self.meter, limits)
+        self.engines: list[SimEngine] = []
+        self._numbers = itertools.count()
+
+    def make(self, name: str, *, seqs_max: int = 2, **script: Any) -> SimEngine:
+        """An engine that was not started yet. A step takes 10 ms unless the script says more."""
+        section = SimSection(**{"step_ms": 10.0, **script})
+        engine = SimEngine(EngineName(name), section, self.pool.gate, seqs_max=seqs_max)
+        self.engines.append(engine)
+        return engine
+
+    async def add(self, name: str = "a", **options: Any) -> SimEngine:
+        """A ready engine in the pool."""
+        engine = self.make(name, **options)
+        self.pool.open(engine, await engine.start(lambda _: None))
+        return engine
+
+    def work(self, count: int = 3, *, seqs: int = 1, **options: Any) -> Work:
+        """A call that generates the words w0, w1, ... in each of its sequences."""
+        choice = Choice([f"w{n}" for n in range(count)], "stop")
+        options = {"wants": "deltas", "prompt_tokens": 2, **options}
+        return Work(
+            id=JobId(f"work-{next(self._numbers)}"),
+            payload=SimPayload([choice] * seqs),
+            merge=tokens.merge,
+            output_tokens_max=count,
+            seqs=seqs,
+            **options,
+        )
+
+    def run(self, work: Work, record: RequestRecord) -> EngineCall:
+        """Through the gate, for that request."""
+        CURRENT.set(record)
+        return self.pool.gate.run(work)
+
+    def collect(self, work: Work, record: RequestRecord) -> asyncio.Task[list[str]]:
+        """Through the gate in a task of its own, to its end; the words of the first choice."""
+
+        async def read() -> list[str]:
+            outputs = self.run(work, record)
+            try:
+                return [word async for pieces in outputs for word in pieces[0].words]
+            finally:
+                await outputs.aclose()
+
+        return asyncio.create_task(read())
+
+    def assert_empty(self) -> None:
+        """Nobody waits, nothing runs, in the scheduler and in the engines."""
+        self.scheduler.check()
+        assert (self.scheduler.waiting, self.scheduler.running) == (0, 0)
+        assert [(e.stats.running, e.stats.waiting) for e in self.engines] == [(0, 0)] * len(
+            self.engines
+        )
+
+
+@pytest.fixture
+async def rig() -> AsyncGenerator[Rig, None]:
+    """A pool without engines; `add` some."""
+    rig = Rig()
+    yield rig
+    for engine in rig.engines:
+        await engine.stop()
+
+
+@pytest.fixture
+def record() -> Callable[[], RequestRecord]:
+    """Make a request; call it inside the test, where the loop runs."""
+    return make_record

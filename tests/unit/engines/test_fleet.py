@@ -1,0 +1,129 @@
+"""All engines together, on virtual time."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.types import EventDict
+
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.states import EngineState
+from infer_daemon.engines.fleet import Fleet, PoolPlan
+from infer_daemon.engines.pool import Pool
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.schema import EngineSection, SchedulingSection, SimSection
+from tests.unit.engines.conftest import TokenLog
+
+pytestmark = pytest.mark.looptime
+
+
+def no_vendor() -> NoReturn:
+    """Simulated engines need no vLLM."""
+    raise AssertionError("vLLM was loaded for simulated engines")
+
+
+class Harness:
+    """A fleet with one pool for each engine."""
+
+    def __init__(self, scripts: dict[str, SimSection]) -> None:
+        sections = {
+            name: EngineSection(model="echo", kind="sim", start_timeout_s=50, sim=script)
+            for name, script in scripts.items()
+        }
+        self.schedulers = {name: Scheduler(queue_len_max=9) for name in scripts}
+        self.pools = {
+            name: Pool(name, self.schedulers[name], TokenLog(), SchedulingSection())
+            for name in scripts
+        }
+        plans = [
+            PoolPlan(pool=pool, engines=[EngineName(name)], served_names=[name], loras={})
+            for name, pool in self.pools.items()
+        ]
+        self.fleet = Fleet(sections, plans, lambda _: CollectorRegistry())
+
+    @property
+    def states(self) -> dict[str, EngineState]:
+        """Of every engine."""
+        return {name: pool.statuses[EngineName(name)].state for name, pool in self.pools.items()}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Fleet, None]:
+        """Run it for the length of the block, then end it as the daemon does."""
+        task = asyncio.create_task(self.fleet.run(no_vendor))
+        try:
+            yield self.fleet
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await self.fleet.stop()
+            await self.fleet.stop()
+
+
+async def test_an_engine_that_fails_to_start_does_not_keep_the_others_from_working() -> None:
+    harness = Harness(
+        {
+            "good": SimSection(start_s=2),
+            "bad": SimSection(fail_start="no such model"),
+            "slow": SimSection(start_s=1000),
+        }
+    )
+    async with harness.running() as fleet:
+        await fleet.settled()
+
+        assert asyncio.get_running_loop().time() == pytest.approx(50)
+        assert harness.states == {
+            "good": EngineState.READY,
+            "bad": EngineState.FAILED,
+            "slow": EngineState.FAILED,
+        }
+        assert harness.pools["good"].frontend(None)
+        assert "no such model" in harness.pools["bad"].why_not_ready(None)
+
+    assert set(harness.states.values()) == {EngineState.STOPPED, EngineState.FAILED}
+
+
+async def test_an_engine_that_dies_is_dead_while_the_others_work() -> None:
+    harness = Harness({"a": SimSection(), "b": SimSection()})
+    async with harness.running() as fleet:
+        await fleet.settled()
+        fleet.supervisors[EngineName("a")].engine.kill()  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+
+        assert harness.states == {"a": EngineState.DEAD, "b": EngineState.READY}
+        assert harness.schedulers["a"].snapshot()["windows"] == {}
+
+
+async def test_a_fleet_can_be_stopped_before_it_has_settled() -> None:
+    harness = Harness({"a": SimSection(start_s=30)})
+    async with harness.running():
+        await asyncio.sleep(1)
+        assert harness.states == {"a": EngineState.STARTING}
+
+    assert harness.states == {"a": EngineState.STOPPED}
+
+
+async def test_a_long_start_is_never_silent(log_lines: list[EventDict]) -> None:
+    harness = Harness({"a": SimSection(start_s=30), "b": SimSection()})
+    async with harness.running() as fleet:
+        await fleet.settled()
+
+    progress = [line for line in log_lines if line["event"] == "engine_loading"]
+    assert [(line["engine"], line["spent_s"]) for line in progress] == [
+        ("a", seconds) for seconds in (5, 10, 15, 20, 25)
+    ]
+    assert {line["step"] for line in progress} == {"pretending to load"}
+
+
+async def test_every_change_of_state_is_logged_and_a_failure_as_an_error(
+    log_lines: list[EventDict],
+) -> None:
+    harness = Harness({"a": SimSection(fail_start="no such model")})
+    async with harness.running() as fleet:
+        await fleet.settled()
+
+    failed = log_lines[-1]
+    assert (failed["log_level"], failed["state"]) == ("error", "failed")
+    assert failed["reason"] == "no such model"

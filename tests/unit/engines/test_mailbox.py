@@ -1,0 +1,176 @@
+"""The mailbox without an engine: what is put in, what is metered, what comes out."""
+
+import asyncio
+from typing import Any, Literal
+
+import pytest
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.jobs import JobId
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.contract import Work
+from infer_daemon.engines.mailbox import Mailbox
+from tests.unit.engines.conftest import TokenLog
+
+
+class Box:
+    """A mailbox whose outputs are lists of words, on a clock that is set by hand."""
+
+    def __init__(self, wants: Literal["deltas", "final"]) -> None:
+        self.now_s = 0.0
+        self.meter = TokenLog()
+        self.released = 0
+        self.record = RequestRecord(
+            id="r", endpoint=Endpoint.CHAT, accepted_s=0.0, clock=lambda: self.now_s, calls_open=1
+        )
+        work = Work(
+            id=JobId("w"),
+            payload=None,
+            wants=wants,
+            merge=list.extend,
+            prompt_tokens=1,
+            output_tokens_max=9,
+        )
+        self.mailbox = Mailbox(work, self.record, self.meter, self._release)
+
+    def _release(self) -> None:
+        self.released += 1
+
+    def put(self, *words: str, finished: bool = False, cached: int = 0) -> None:
+        """Deliver an output with these new words."""
+        self.mailbox.deliver(
+            list(words), new_tokens=len(words), cached_tokens=cached, finished=finished
+        )
+
+    async def read_all(self) -> list[Any]:
+        """Every output up to the end."""
+        outputs = []
+        while (output := await self.mailbox.next()) is not None:
+            outputs.append(output)
+        return outputs
+
+
+@pytest.fixture
+def deltas() -> Box:
+    return Box("deltas")
+
+
+@pytest.fixture
+def final() -> Box:
+    return Box("final")
+
+
+@pytest.mark.parametrize("wants", ["deltas", "final"])
+def test_tokens_are_metered_as_they_arrive_although_nobody_reads(
+    wants: Literal["deltas", "final"],
+) -> None:
+    box = Box(wants)
+    for now_s, words in [(1.0, ["a"]), (1.5, ["b", "c"]), (4.0, ["d"])]:
+        box.now_s = now_s
+        box.put(*words, finished=words == ["d"])
+
+    assert box.meter.told == [(1, None), (2, 0.5), (1, 2.5)]
+    assert box.record.completion_tokens == 4
+    assert (box.record.first_token_s, box.record.last_token_s) == (1.0, 4.0)
+    assert box.released == 1
+
+
+async def test_a_reader_that_keeps_up_gets_every_delta(deltas: Box) -> None:
+    outputs = []
+    for word in ("a", "b"):
+        deltas.put(word)
+        outputs.append(await deltas.mailbox.next())
+    deltas.put("c", finished=True)
+
+    assert [*outputs, *await deltas.read_all()] == [["a"], ["b"], ["c"]]
+
+
+async def test_outputs_for_a_slow_reader_are_merged_and_do_not_queue(deltas: Box) -> None:
+    for number in range(1000):
+        deltas.put(str(number), finished=number == 999)
+
+    assert await deltas.read_all() == [[str(number) for number in range(1000)]]
+
+
+async def test_what_was_read_is_not_merged_into_afterwards(deltas: Box) -> None:
+    deltas.put("a")
+    first = await deltas.mailbox.next()
+    deltas.put("b", finished=True)
+
+    assert await deltas.mailbox.next() == ["b"]
+    assert first == ["a"]
+
+
+async def test_a_reader_of_the_final_output_gets_it_whole_and_not_before(final: Box) -> None:
+    reader = asyncio.create_task(final.read_all())
+    for word in ("a", "b"):
+        final.put(word)
+        await asyncio.sleep(0)
+        assert not reader.done()
+    final.put("c", finished=True)
+
+    assert await reader == [["a", "b", "c"]]
+
+
+async def test_deltas_before_a_failure_are_read_before_it(deltas: Box) -> None:
+    deltas.put("a")
+    deltas.mailbox.fail(RuntimeError("boom"))
+
+    assert await deltas.mailbox.next() == ["a"]
+    with pytest.raises(RuntimeError, match="boom"):
+        await deltas.mailbox.next()
+
+
+async def test_a_final_output_that_is_not_whole_is_never_handed_out(final: Box) -> None:
+    final.put("a")
+    final.mailbox.fail(RuntimeError("boom"))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await final.mailbox.next()
+
+
+async def test_a_failure_wakes_a_reader_and_gives_the_room_back(deltas: Box) -> None:
+    reader = asyncio.create_task(deltas.mailbox.next())
+    await asyncio.sleep(0)
+    deltas.mailbox.fail(RuntimeError("boom"))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await reader
+    assert (deltas.released, deltas.record.calls_open) == (1, 0)
+
+
+def test_the_room_is_given_back_once_whatever_comes_after_the_end(deltas: Box) -> None:
+    deltas.put("a", finished=True)
+    deltas.put("late")
+    deltas.mailbox.fail(RuntimeError("late"))
+    deltas.mailbox.close()
+    deltas.mailbox.close()
+
+    assert (deltas.released, deltas.record.calls_open) == (1, 0)
+    assert deltas.meter.total == 1
+
+
+def test_closing_gives_the_room_back_and_takes_nothing_more(deltas: Box) -> None:
+    deltas.put("a")
+    deltas.mailbox.close()
+    deltas.put("b", finished=True)
+
+    assert deltas.mailbox.is_finished
+    assert (deltas.released, deltas.record.calls_open) == (1, 0)
+    assert deltas.record.completion_tokens == 1
+
+
+async def test_an_output_without_tokens_is_delivered_and_costs_nothing(final: Box) -> None:
+    final.now_s = 2.0
+    final.put(finished=True)
+
+    assert await final.read_all() == [[]]
+    assert final.meter.told == []
+    assert (final.record.first_token_s, final.record.last_token_s) == (2.0, None)
+
+
+def test_cached_tokens_are_those_of_the_first_or_last_output(deltas: Box) -> None:
+    deltas.put("a", cached=16)
+    deltas.put("b", cached=0, finished=True)
+
+    assert deltas.record.cached_tokens == 16

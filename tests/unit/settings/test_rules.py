@@ -1,0 +1,107 @@
+"""How the tables of one file must agree with each other."""
+
+import pytest
+
+from infer_daemon.settings.load import SettingsError, parse
+from infer_daemon.tenancy.registry import key_hash
+
+A = '[engines.a]\nkind = "sim"\nmodel = "echo"\n'
+B = '[engines.b]\nkind = "sim"\nmodel = "echo"\n'
+HASH = key_hash("sk-acme")
+
+
+def problems(text: str) -> list[str]:
+    """What is wrong with this text; [] where nothing is."""
+    try:
+        parse(text, source="test.toml", environ={})
+    except SettingsError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        A + "[models.m]\nengines = ['a']",
+        A + B + "[models.m]\nengines = ['a', 'b']\n[models.n]\nengines = ['b', 'a']",
+        A + B + "[models.m]\nengines = ['a']\n[models.n]\nengines = ['b']",
+        A + "[models.m]\nengines = ['a']\n[models.n]\nengines = ['a']\nlora = '/x'",
+    ],
+    ids=["one", "one pool of two", "two pools", "an adapter"],
+)
+def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
+    assert problems(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "[engines]\n[models.m]\nengines = ['a']",
+            "$.engines: at least one engine is needed",
+        ),
+        (A + "[models]", "$.models: at least one model is needed"),
+        (
+            A + B + "[models.m]\nengines = ['a']",
+            "$.engines.b: no model uses this engine",
+        ),
+        (
+            A + "[models.m]\nengines = ['a', 'c']",
+            "$.models.m.engines[1]: no engine 'c' (there is: a)",
+        ),
+        (
+            A + "[models.m]\nengines = ['a']\nlora = '/x'",
+            "$.models.m: its engines also need a model without a lora",
+        ),
+        (
+            A + "[models.m]\nengines = ['a', 'a']",
+            "$.models.m.engines: names an engine twice",
+        ),
+        (
+            A + "[engines.b]\nmodel = 'other'\n[models.m]\nengines = ['a', 'b']",
+            "$.models.m.engines: replicas must have the same kind and model",
+        ),
+        (
+            A + B + "[models.m]\nengines = ['a', 'b']\n[models.n]\nengines = ['b']",
+            "$.models.n.engines: shares ['b'] with model 'm', "
+            "so both must name the same engines (they are one pool)",
+        ),
+        (
+            A + "devices = [0, 1]\n" + B + "devices = [2, 1]\n[models.m]\nengines = ['a', 'b']",
+            "$.engines.b.devices[1]: device 1 is used by engine 'a'",
+        ),
+        (
+            A + "devices = [3, 3]\n[models.m]\nengines = ['a']",
+            "$.engines.a.devices[1]: device 3 is used by itself",
+        ),
+        (
+            A + f"[models.m]\nengines = ['a']\n[tenants.x]\nkey_hashes = ['{HASH}']\n"
+            f"[tenants.y]\nkey_hashes = ['{HASH}']",
+            "$.tenants.y.key_hashes[0]: tenant 'x' has the same key",
+        ),
+        (
+            A + "vllm = { dtype = 'auto' }\n[models.m]\nengines = ['a']",
+            "$.engines.a.vllm: a simulated engine takes no vLLM arguments",
+        ),
+        (
+            "[engines.a]\nmodel = 'x'\nvllm = { api-key = 'y' }\n[models.m]\nengines = ['a']",
+            "$.engines.a.vllm.api-key: is set by key_hashes in [tenants.NAME]",
+        ),
+        (
+            "[engines.a]\nmodel = 'x'\nvllm = { max_num_seqs = 3 }\n[models.m]\nengines = ['a']",
+            "$.engines.a.vllm.max_num_seqs: is set by $.engines.a.max_num_seqs",
+        ),
+    ],
+)
+def test_a_contradiction_names_its_place(text: str, problem: str) -> None:
+    assert problem in problems(text)
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    found = problems(A + B + "devices = [1, 1]\n[models.m]\nengines = ['a', 'c']")
+
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "$.engines.b",
+        "$.models.m.engines[1]",
+        "$.engines.b.devices[1]",
+    ]

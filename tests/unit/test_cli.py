@@ -1,0 +1,68 @@
+"""Commands that need no running daemon; the others are in `integration/test_cli.py`."""
+
+from pathlib import Path
+
+import pytest
+
+from infer_daemon import __version__
+from infer_daemon.cli import main
+from infer_daemon.settings.state_folder import StateFolder
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_version_prints_the_version(capsys: Capture) -> None:
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["serve"], ["state"]])
+def test_a_command_that_is_not_whole_is_refused(argv: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_check_shows_what_a_configuration_means(root: Path, capsys: Capture) -> None:
+    assert main(["check", str(root / "config/sim.toml")]) == 0
+
+    shown = capsys.readouterr().out
+    for words in ("sim-a", "sim-b", "64 sequences", "acme", "api.sock", "is valid"):
+        assert words in shown
+
+
+def test_check_lists_every_error_and_fails(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        'daemon.stat_dir = "x"\nlisten.port = "x"\n[engines.a]\nkind = "sim"\n'
+        '[models.m]\nengines = ["b"]'
+    )
+
+    assert main(["check", str(path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: 3 problems",
+        "  $.engines.a.model: missing",
+        "  $.daemon.stat_dir: unknown key (did you mean state_dir?)",
+        "  $.listen.port: expected int, got str (is 'x')",
+    ]
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "70000", "x"])
+def test_serve_refuses_a_port_that_is_none(
+    root: Path, folder: StateFolder, capsys: Capture, port: str
+) -> None:
+    """uvloop would take 70000 for 4464."""
+    config = str(root / "config/sim.toml")
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", "--config", config, "--state-dir", str(folder.root), f"--port={port}"])
+    assert caught.value.code == 2
+    assert "--port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["state", "models"])
+def test_without_a_daemon_the_socket_that_was_tried_is_named(
+    command: str, folder: StateFolder, capsys: Capture
+) -> None:
+    assert main([command, "--state-dir", str(folder.root)]) == 1
+    assert f"no daemon answers at {folder.admin_socket}" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""The daemon's state as tables."""
+
+from typing import Any
+
+import pytest
+
+from infer_daemon import tables
+
+
+def engine(**fields: Any) -> dict[str, Any]:
+    """One engine as /state gives it."""
+    stats = {"running": 3, "kv_usage": 0.25}
+    common = {"name": "a", "model": "m", "state": "ready", "pid": 7, "for_s": 5.0}
+    return {**common, "reason": "", "step": "", "stats": stats, **fields}
+
+
+def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
+    """The whole of /state."""
+    return {
+        "version": "1",
+        "pid": 1,
+        "status": "ready",
+        "requests_in_flight": 2,
+        "engines": list(engines),
+        "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": {"seqs": 3, "seqs_max": 8}}}},
+        "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
+    }
+
+
+def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_state(state(engine(), engine(name="b", stats=None, pid=None, state="dead")))
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert "infer-daemon 1, pid 1: ready, 2 requests in flight" in shown
+    assert "a m ready 5 s 7 3 25%" in shown
+    assert "b m dead 5 s - - -" in shown
+    assert "m 4 3 a 3/8" in shown
+
+
+@pytest.mark.parametrize("reason", ["cannot read [/models/chat]", "[bold]", "[Errno 2] nothing"])
+def test_a_reason_is_shown_letter_by_letter(
+    capsys: pytest.CaptureFixture[str], reason: str
+) -> None:
+    """Reasons come from anywhere, and square brackets are markup to the library that prints."""
+    tables.show_state(state(engine(state="failed", reason=reason), reason=reason))
+
+    assert capsys.readouterr().out.count(reason) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (300, "5 min"), (9000, "2.5 h")]
+)
+def test_durations_are_short(capsys: pytest.CaptureFixture[str], seconds: float, text: str) -> None:
+    tables.show_state(state(engine(for_s=seconds)))
+
+    assert text in capsys.readouterr().out
