@@ -4,9 +4,7 @@ vLLM spawns its engine processes by importing this module again under another na
 light and do nothing unless it is the program that was started.
 """
 
-import sys
-
-from infer_daemon.cli import main
+from infer_daemon.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import json
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return OK
     return code
+
+
+def run() -> None:
+    """The program: `main`, and its end."""
+    code = main()
+    if "vllm" in sys.modules:
+        # The engines are down and the state folder is free. A thread of the vendor that hangs must
+        # not keep the process, as the interpreter's own end would let it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,13 +102,14 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     import uvloop
 
+    from infer_daemon import plan
     from infer_daemon.api.listeners import AddressInUse
     from infer_daemon.daemon import Daemon
     from infer_daemon.ledger import logs
     from infer_daemon.settings import load, schema
     from infer_daemon.settings.state_folder import StateFolder
 
-    settings = load.load(arguments.config)
+    settings = load.load(arguments.config, also=plan.missing)
     settings = schema.replace_listen(settings, host=arguments.host, port=arguments.port)
     if arguments.state_dir:
         settings = schema.replace_state_dir(settings, arguments.state_dir)
@@ -118,11 +132,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from infer_daemon import plan
     from infer_daemon.settings import load
 
-    settings = load.load(arguments.config)
-    problems = plan.problems(settings)
-    if problems:
-        raise load.SettingsError(str(arguments.config), problems)
-    plan.show(settings)
+    plan.show(load.load(arguments.config, also=plan.problems))
     return OK
 
 

@@ -5,7 +5,7 @@ import gc
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry
 from infer_daemon import __version__
 from infer_daemon.api import admin, app, listeners
 from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
-from infer_daemon.examples import examples
+from infer_daemon.examples import DEMO_KEY, examples
 from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
@@ -50,7 +51,7 @@ class Daemon:
         self._stop_now = asyncio.Event()
         # Leaves first: each part is given the ones above it.
         self.metrics = Metrics()
-        self.vendor = VendorCollector()
+        self.vendor = VendorCollector(self._is_ready)
         # The loop's own clock, but not rounded to the milliseconds that uvloop keeps.
         self.recorder = Recorder(self.metrics, time.monotonic)
         self.tenants = Registry({name: t.key_hashes for name, t in settings.tenants.items()})
@@ -82,6 +83,10 @@ class Daemon:
             for name, models in self.catalog.pools.items()
         ]
 
+    def _is_ready(self, engine: str) -> bool:
+        statuses = (pool.statuses.get(EngineName(engine)) for pool in self.pools.values())
+        return any(status and status.state is EngineState.READY for status in statuses)
+
     def _registry_of(self, engine: EngineName) -> CollectorRegistry:
         registry = CollectorRegistry()
         self.vendor.add(engine, registry)
@@ -95,6 +100,7 @@ class Daemon:
         """
         for number in SIGNALS:
             self._loop.add_signal_handler(number, self.stop)
+        self._loop.set_exception_handler(_on_loop_exception)
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
         doors = await self._open_doors()
         tasks = [
@@ -145,7 +151,10 @@ class Daemon:
     @property
     def url(self) -> str:
         """Where TCP clients find the API."""
-        return f"http://{self._settings.listen.host}:{self.port}"
+        host = self._settings.listen.host
+        if host in ("", "0.0.0.0", "::"):
+            host = "127.0.0.1"  # every address: this one too
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def _load_vendor(self) -> "VllmFactory":
         # vLLM reads its configuration from the environment in which it is imported.
@@ -169,6 +178,10 @@ class Daemon:
     async def _announce(self, *, show_examples: bool) -> None:
         """Say once, when the last engine has settled, how the start went; then only wait."""
         await self.fleet.settled()
+        if any(engine.kind == "vllm" for engine in self._settings.engines.values()):
+            from infer_daemon.engines.vllm import environment
+
+            environment.keep()
         # Everything that lives as long as the process is there now. Left in the collector's reach,
         # it is walked again and again: tens of milliseconds each time, in which no stream moves.
         gc.collect()
@@ -178,7 +191,8 @@ class Daemon:
         if ready and show_examples:
             socket = str(self._folder.api_socket(self._settings) or "")
             model = next(iter(self._settings.models))
-            print(examples(self.url, socket, model), file=sys.stderr, flush=True)  # noqa: T201
+            key = DEMO_KEY if self.tenants.knows(DEMO_KEY) else "YOUR_KEY"
+            print(examples(self.url, socket, model, key), file=sys.stderr, flush=True)  # noqa: T201
         await asyncio.Event().wait()
 
     async def _watch_loop_lag(self) -> None:
@@ -199,6 +213,14 @@ class Daemon:
                 log.warning("drain_timeout", requests=self.path.in_flight)
                 return
             await asyncio.sleep(DRAIN_PROBE_S)
+
+
+def _on_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio would print. A request's handler may leave several refusals unread: told once,
+    they are no news."""
+    error = context.get("exception")
+    if not getattr(error, "is_refusal", False):
+        log.error("loop_exception", what=context.get("message"), exc_info=error)
 
 
 async def _first_end(tasks: list[asyncio.Task[None]]) -> None:

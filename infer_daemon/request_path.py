@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import DaemonError, NotSupported, ShuttingDown
+from infer_daemon.domain.errors import DaemonError, EngineFault, NotSupported, ShuttingDown
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
@@ -90,26 +90,29 @@ class RequestPath:
         # Never reset: handlers go on in this context, and the next request sets its own.
         CURRENT.set(record)
         try:
-            try:
-                content = await self._answer(ask, record)
-            except BaseException:
-                await record.close_calls()
-                raise
+            content = await self._answer(ask, record)
+            if isinstance(content, EventStream):
+                record.stream = True  # a form says it in words
+                return Answer(record.id, SettledStream(content, record, self._recorder))
+            await record.close_calls()
         except asyncio.CancelledError:
             # The client went away, or the daemon is ending.
             self._recorder.settle(record, Outcome.CANCELLED, None)
             raise
         except DaemonError as error:
+            if isinstance(error, EngineFault):
+                self._note(record, error.__cause__ or error)
             raise self._failed(record, error) from error.__cause__
         except Exception as error:
-            log.exception("request_failed", id=record.id)
-            record.detail = f"{type(error).__name__}: {error}"[:500]
+            self._note(record, error)
             raise self._failed(record, DaemonError()) from error
-        if isinstance(content, EventStream):
-            return Answer(record.id, SettledStream(content, record, self._recorder))
-        await record.close_calls()
         self._recorder.settle(record, Outcome.OK, None)
         return Answer(record.id, content)
+
+    def _note(self, record: RequestRecord, error: BaseException) -> None:
+        """What nobody expected is for the log, and not for a client to read."""
+        log.error("request_failed", id=record.id, exc_info=error)
+        record.detail = f"{type(error).__name__}: {error}"[:500]
 
     async def _answer(self, ask: Ask, record: RequestRecord) -> Reply | EventStream:
         # 1. authenticate: who asks?
@@ -120,10 +123,11 @@ class RequestPath:
         if self.is_draining:
             raise ShuttingDown(retry_after_s=10)
         body = await ask.read()
+        record.read_s = record.clock()
         # 3. route: which model, which pool?
         deployment = self._catalog.route(body.fields.get("model"))
         record.model = deployment.model
-        record.stream = bool(body.fields.get("stream"))
+        record.stream = body.fields.get("stream") is True
         pool = self._pools[deployment.pool]
         frontend = pool.frontend(deployment.model if deployment.lora else None)
         if ask.endpoint not in frontend.endpoints:
@@ -135,11 +139,15 @@ class RequestPath:
         # 4. to 8. render, wait, grant, generate, stream.
         call = Call(
             endpoint=ask.endpoint,
-            body={**body.fields, "model": deployment.served_name},
+            body=body.fields,
             request_id=record.id,
             upload=body.upload,
         )
-        return await frontend.answer(call)
+        try:
+            return await frontend.answer(call)
+        except BaseException:
+            await record.close_calls()
+            raise
 
     def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:
         # 9. settle what never became an answer.

@@ -9,6 +9,9 @@ log="$venv/install.log"
 
 say() { printf '==> %s\n' "$*" >&2; }
 
+# What a tool is at; its warnings are in the log.
+last_line() { grep -av '^ *WARNING' "$log" | tail -n 1 | tr -d '\r'; }
+
 # run TEXT COMMAND...: run a command quietly, with a sign of life every five seconds.
 run() {
     local text="$1" began=$SECONDS child
@@ -20,7 +23,7 @@ run() {
     while kill -0 "$child" 2>/dev/null; do
         sleep 1
         if (((SECONDS - began) % 5 == 0)) && kill -0 "$child" 2>/dev/null; then
-            printf '    %3d s  %.100s\n' $((SECONDS - began)) "$(tail -n 1 "$log" | tr -d '\r')" >&2
+            printf '    %3d s  %.100s\n' $((SECONDS - began)) "$(last_line)" >&2
         fi
     done
     trap - INT TERM

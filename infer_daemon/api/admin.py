@@ -31,9 +31,14 @@ async def ask(socket: Path, path: str) -> dict[str, Any]:
     """
     connector = aiohttp.UnixConnector(str(socket))
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
-    async with (
-        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-        session.get(f"http://daemon{path}") as response,
-    ):
-        answer: dict[str, Any] = await response.json()
-        return answer
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(f"http://daemon{path}", raise_for_status=True) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+            return answer
+    except (aiohttp.ClientError, TimeoutError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise OSError(str(error) or "no answer in time") from error

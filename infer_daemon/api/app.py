@@ -27,7 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class View(Protocol):
-    """What the door shows of the daemon besides answering requests; see `daemon.View`."""
+    """What the door shows of the daemon besides answering requests; see `view.View`."""
 
     def models(self) -> list[dict[str, object]]:
         """One card per public model, in OpenAI's shape."""

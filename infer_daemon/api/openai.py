@@ -49,7 +49,10 @@ async def read_body(request: web.Request, endpoint: Endpoint) -> Body:
 
 
 async def _read_json(request: web.Request) -> Body:
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except web.RequestPayloadError as error:
+        raise MalformedBody(f"the body cannot be read: {error}") from error
     try:
         fields = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -75,9 +78,13 @@ async def _read_form(request: web.Request) -> Body:
                 raise BodyTooLarge
             if part.name == "file":
                 upload = data
+            elif part.name and part.name.endswith("[]"):  # how OpenAI's clients send a list
+                fields.setdefault(part.name.removesuffix("[]"), []).append(data.decode())
             elif part.name:
                 fields[part.name] = data.decode()
-    except (ValueError, AssertionError) as error:
+    except (DaemonError, web.HTTPException, ConnectionError):
+        raise
+    except Exception as error:  # the library answers bad parts with whatever its parser meets
         raise MalformedBody(f"the body is not multipart/form-data: {error}") from error
     if upload is None:
         raise MalformedBody("there is no part named `file`")

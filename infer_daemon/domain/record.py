@@ -21,9 +21,10 @@ class Closable(Protocol):
 class RequestRecord:
     """One HTTP request. Written by the request path and the gate, both on the event loop.
 
-    Times are loop time in seconds; a stage that was never reached is None. A request may make
-    several engine calls (prompt lists, rerank pairs): token counts are sums over them, stage times
-    are those of the first call to get there, `last_token_s` of the last.
+    Times are seconds of a monotonic clock, the event loop's own; a stage that was never reached is
+    None. A request may make several engine calls (prompt lists, rerank pairs): token counts are
+    sums over them, stage times are those of the first call to get there, `last_token_s` of the
+    last.
     """
 
     id: str
@@ -38,6 +39,7 @@ class RequestRecord:
     stream: bool = False
 
     authenticated_s: float | None = None
+    read_s: float | None = None
     routed_s: float | None = None
     rendered_s: float | None = None
     granted_s: float | None = None
@@ -49,6 +51,8 @@ class RequestRecord:
     cached_tokens: int = 0
     completion_tokens: int = 0
 
+    seqs: int = 0
+    """Sequences asked of engines, `n` and prompt lists included."""
     calls_started: int = 0
     calls_open: int = 0
     """Engine calls that were begun and have not delivered their last output yet."""
@@ -65,7 +69,10 @@ class RequestRecord:
     async def close_calls(self) -> None:
         """End whatever this request still has in an engine or in a queue."""
         while self.open_calls:
-            await self.open_calls.pop().aclose()
+            try:
+                await self.open_calls.pop().aclose()
+            except Exception as error:  # noqa: BLE001 - the others are to be closed all the same
+                self.detail = self.detail or f"{type(error).__name__}: {error}"[:500]
 
     @property
     def is_generated(self) -> bool:

@@ -163,7 +163,8 @@ class Engine(Protocol):
         """
 
     async def stop(self) -> None:
-        """End every process of it. Idempotent; also ends a start that is still under way."""
+        """End every process of it; every call that is still in it fails. Idempotent; also ends a
+        start that is still under way."""
 
     async def submit(self, work: Work, sink: Sink) -> None:
         """Begin a call. Outputs go to the sink until `finished`, `fail` or `abort`.

@@ -66,15 +66,22 @@ class Fleet:
 
         Args: load_vendor: imports vLLM, if there are engines that need it; runs in a thread.
         """
-        kinds = {section.kind for section in self._sections.values()}
-        factory = await asyncio.to_thread(load_vendor) if "vllm" in kinds else None
-        for plan in self._plans:
-            for name in plan.engines:
-                self.supervisors[name] = self._supervisor(name, plan, factory)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._report_progress(), name="report-progress")
+            factory = await self._factory(load_vendor)
+            for plan in self._plans:
+                for name in plan.engines:
+                    self.supervisors[name] = self._supervisor(name, plan, factory)
             for name, supervisor in self.supervisors.items():
                 group.create_task(supervisor.run(), name=f"supervise-{name}")
-            group.create_task(self._report_progress(), name="report-progress")
+
+    async def _factory(self, load_vendor: Callable[[], "VllmFactory"]) -> "VllmFactory | None":
+        if all(section.kind != "vllm" for section in self._sections.values()):
+            return None
+        for status in self._statuses.values():
+            status.step = "importing vLLM"
+            status.since_s = asyncio.get_running_loop().time()
+        return await asyncio.to_thread(load_vendor)
 
     async def stop(self) -> None:
         """End every engine, all at the same time."""
@@ -126,12 +133,11 @@ class Fleet:
     async def _report_progress(self) -> None:
         """While engines load, say every few seconds what they are at: no silent minutes."""
         loop = asyncio.get_running_loop()
-        began_s = loop.time()
         while not self._settled.is_set():
             await asyncio.sleep(PROGRESS_S)
             for name, status in self._statuses.items():
                 if not status.state.is_settled:
-                    spent_s = round(loop.time() - began_s)
+                    spent_s = round(loop.time() - status.since_s)
                     log.info("engine_loading", engine=name, step=status.step, spent_s=spent_s)
 
 
@@ -140,7 +146,7 @@ def _log_change(name: EngineName, status: Status) -> None:
     match status.state:
         case EngineState.FAILED | EngineState.DEAD:
             log.error("engine_state", **keys, reason=status.reason)
-        case EngineState.STARTING:
+        case EngineState.WAITING | EngineState.STARTING:
             log.info("engine_state", **keys, step=status.step)
         case _:
             log.info("engine_state", **keys)

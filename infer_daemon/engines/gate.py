@@ -16,6 +16,10 @@ from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Engine, Meter, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
 
+INPUTS_MAX = 2048
+"""Most inputs of one embedding, score or rerank request: what OpenAI's own endpoint takes. Each is
+one pass through the model, which is much less than a generation."""
+
 
 class Gate:
     """The choke point of one pool."""
@@ -42,9 +46,19 @@ class Gate:
         The request that it belongs to is taken from the caller's context *now*: handlers iterate
         in tasks of their own. Handlers do not always close what they stop reading, so the record
         keeps the call too and the request path closes whatever is open when the request ends.
+
+        Raises:
+            work.as_refusal(FanoutTooLarge): the request asks for too much at once.
         """
         record = CURRENT.get()
         assert record is not None, "an engine call outside of a request"
+        record.seqs += work.seqs
+        limit = self._fanout_max if work.output_tokens_max else INPUTS_MAX
+        if record.seqs > limit:
+            # Handlers make all their calls before they read the first: nothing has begun yet.
+            what = "generations" if work.output_tokens_max else "inputs"
+            record.refusal = FanoutTooLarge(f"one request may ask for at most {limit} {what}")
+            raise work.as_refusal(record.refusal)
         return EngineCall(self, work, record)
 
     async def begin(self, work: Work, record: RequestRecord, mailbox: Mailbox) -> Engine:
@@ -87,13 +101,7 @@ class Gate:
         return engine
 
     def enter(self, work: Work, record: RequestRecord) -> Mailbox:
-        """Count a call in. Its mailbox gives the room back, when it is finished or closed.
-
-        Raises:
-            FanoutTooLarge: one request asks for too much at once.
-        """
-        if record.calls_started >= self._fanout_max or work.seqs > self._fanout_max:
-            raise FanoutTooLarge(f"one request may ask for at most {self._fanout_max} generations")
+        """Count a call in. Its mailbox gives the room back, when it is finished or closed."""
         record.rendered_s = record.rendered_s or record.clock()
         record.calls_started += 1
         record.calls_open += 1

@@ -30,6 +30,7 @@ class Mailbox:
         self.is_closed = False
         """Whether it was closed before the engine was done."""
         self._last_tokens_s: float | None = None
+        self._cached_tokens = 0
         self._ready = asyncio.Event()
 
     @property
@@ -47,13 +48,14 @@ class Mailbox:
             last_s = self._last_tokens_s
             self._last_tokens_s = record.last_token_s = now_s
             record.completion_tokens += new_tokens
-            gap_s = None if last_s is None else now_s - last_s
+            # Outputs of parallel sequences come one after the other: no gap that a client feels.
+            gap_s = None if last_s is None or self._work.seqs > 1 else now_s - last_s
             self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
-        is_first = record.first_token_s is None
-        if is_first:
+        if record.first_token_s is None:
             record.first_token_s = now_s
-        if is_first or finished:
-            record.cached_tokens = max(record.cached_tokens, cached_tokens)
+        if cached_tokens > self._cached_tokens:
+            record.cached_tokens += cached_tokens - self._cached_tokens
+            self._cached_tokens = cached_tokens
         if self._slot is None:
             self._slot = output
         else:

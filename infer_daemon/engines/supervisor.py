@@ -80,6 +80,7 @@ class Supervisor:
         reason = await self.engine.died()
         self._place.close(self.name)
         # What is left of it (a worker without its core) goes too, before anybody reads DEAD.
+        self._enter(EngineState.STOPPING, reason=reason)
         await self.engine.stop()
         self._enter(EngineState.DEAD, reason=reason)
 

@@ -90,7 +90,9 @@ class VendorCollector(Collector):
     samples of the same family are joined and their `engine` label becomes the engine's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_live: Callable[[str], bool]) -> None:
+        """Args: is_live: whether to show an engine; a dead one's gauges would stand still."""
+        self._is_live = is_live
         self._registries: dict[str, CollectorRegistry] = {}
 
     def add(self, engine: str, registry: CollectorRegistry) -> None:
@@ -100,7 +102,8 @@ class VendorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client`."""
         families: dict[str, Metric] = {}
-        for engine, registry in self._registries.items():
+        live = [item for item in self._registries.items() if self._is_live(item[0])]
+        for engine, registry in live:
             for family in registry.collect():
                 merged = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)

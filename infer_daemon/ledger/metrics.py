@@ -57,10 +57,14 @@ class Metrics:
             "infer_completion_tokens_total", "Generated tokens", _LABELS, registry=registry
         )
         self._ttft = self._histogram("infer_ttft_seconds", "Accepted to first token", _LATENCY_S)
-        self._gap = self._histogram("infer_itl_seconds", "Between outputs of one call", _GAP_S)
-        self._tpot = self._histogram("infer_tpot_seconds", "Time per output token", _GAP_S)
+        self._gap = self._histogram("infer_itl_seconds", "Between outputs, one sequence", _GAP_S)
+        self._tpot = self._histogram(
+            "infer_tpot_seconds", "Time per output token, one sequence", _GAP_S
+        )
         self._e2e = self._histogram("infer_e2e_seconds", "Accepted to settled", _LATENCY_S)
-        self._queue = self._histogram("infer_queue_seconds", "Rendered to granted", _STAGE_S)
+        self._queue = self._histogram(
+            "infer_queue_seconds", "Rendered to granted or given up", _STAGE_S
+        )
         self._stage = Histogram(
             "infer_stage_seconds",
             "Time in each stage of a request",
@@ -100,15 +104,16 @@ class Metrics:
         self._requests.labels(*labels, record.tenant, record.outcome, record.code).inc()
         for stage, seconds in stages_s.items():
             self._stage.labels(stage).observe(seconds)
+        if "wait" in stages_s:
+            self._queue.labels(*labels).observe(stages_s["wait"])
         if record.granted_s is None:
             return
         self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
         self._cached_tokens.labels(*labels).inc(record.cached_tokens)
-        self._queue.labels(*labels).observe(stages_s["wait"])
-        if record.first_token_s is not None:
+        if record.first_token_s is not None and record.completion_tokens:
             self._ttft.labels(*labels).observe(record.first_token_s - record.accepted_s)
         if record.settled_s is not None:
             self._e2e.labels(*labels).observe(record.settled_s - record.accepted_s)
-        if record.completion_tokens > 1 and "stream" in stages_s:
+        if record.completion_tokens > 1 and record.seqs == 1 and "stream" in stages_s:
             per_token_s = stages_s["stream"] / (record.completion_tokens - 1)
             self._tpot.labels(*labels).observe(per_token_s)

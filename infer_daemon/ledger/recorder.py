@@ -54,12 +54,16 @@ class Recorder:
 
 def stages(record: RequestRecord) -> dict[str, float]:
     """Seconds in each stage that the request reached: from the end of the last one to its own."""
+    granted_s = record.granted_s
+    if granted_s is None and record.calls_started:
+        granted_s = record.settled_s  # it waited to its end
     marks = [
         ("accept", record.accepted_s),
         ("authenticate", record.authenticated_s),
+        ("read", record.read_s),
         ("route", record.routed_s),
         ("render", record.rendered_s),
-        ("wait", record.granted_s),
+        ("wait", granted_s),
         ("generate", record.first_token_s),
         ("stream", record.last_token_s if record.completion_tokens else record.first_token_s),
         ("settle", record.settled_s),

@@ -16,11 +16,6 @@ class Deployment:
     lora: str
     """Folder of the adapter; "" for a base model."""
 
-    @property
-    def served_name(self) -> str:
-        """The name under which the engines of the pool know it."""
-        return self.model
-
 
 class Catalog:
     """All deployments. Fixed after start."""

@@ -125,8 +125,8 @@ class Core:
     def resize(self, engine: EngineName, seqs_max: int) -> list[Decision]:
         """An engine opens, changes or (with 0) closes its window.
 
-        Jobs running in a closed engine stay known until they `leave`. With the last window gone
-        nobody can say when the next opens, so waiting jobs are evicted.
+        Jobs running in a closed engine stay known until they `leave`. Waiting jobs that no window
+        is large enough for any more are evicted: nobody can say when a larger one opens.
         """
         assert seqs_max >= 0, "a window cannot be negative"
         if seqs_max == 0:
@@ -136,11 +136,11 @@ class Core:
         else:
             seqs = sum(job.seqs for job, where in self._running.values() if where == engine)
             self._windows[engine] = _Window(seqs_max, seqs)
-        if self._windows:
-            return self._fill()
-        evicted: list[Decision] = [Evict(job, EvictReason.NO_ENGINE) for job in self._queue]
-        self._queue.clear()
-        return evicted
+        largest = max((window.seqs_max for window in self._windows.values()), default=0)
+        stranded = [job_id for job_id, job in self._queue.items() if job.seqs > largest]
+        for job_id in stranded:
+            del self._queue[job_id]
+        return [*(Evict(job_id, EvictReason.NO_ENGINE) for job_id in stranded), *self._fill()]
 
     def expire(self, now_s: float) -> list[Decision]:
         """Time has passed: evict whoever is at or past its deadline."""

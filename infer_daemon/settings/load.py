@@ -7,7 +7,7 @@ value of that environment variable, which must then be set.
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -28,8 +28,17 @@ class SettingsError(Exception):
         super().__init__(f"{source}: {count}\n{lines}")
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+Judge = Callable[[Settings], list[str]]
+"""Finds more problems in a file that the schema accepts."""
+
+
+def load(
+    path: Path, environ: Mapping[str, str] = os.environ, *, also: Judge | None = None
+) -> Settings:
     """Read and check a file.
+
+    Args:
+        also: asked after the rules, so that what both find is told at once.
 
     Raises:
         SettingsError: the file cannot be read, is no TOML, or breaks the schema or a rule.
@@ -39,10 +48,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise SettingsError(str(path), [f"cannot be read: {reason}"]) from error
-    return parse(text, source=str(path), environ=environ)
+    return parse(text, source=str(path), environ=environ, also=also)
 
 
-def parse(text: str, *, source: str, environ: Mapping[str, str] = os.environ) -> Settings:
+def parse(
+    text: str,
+    *,
+    source: str,
+    environ: Mapping[str, str] = os.environ,
+    also: Judge | None = None,
+) -> Settings:
     """Like `load`, from the text of a file. `source` is how errors name it."""
     try:
         data = tomllib.loads(text)
@@ -51,10 +66,12 @@ def parse(text: str, *, source: str, environ: Mapping[str, str] = os.environ) ->
     problems: list[str] = []
     data = _resolve(data, "$", environ, problems)
     _check(Settings, data, "$", problems)
-    if problems:
-        raise SettingsError(source, problems)
-    settings = msgspec.convert(data, Settings)
-    problems = rules.problems(settings)
+    try:
+        settings = msgspec.convert(data, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(source, problems) from error
+    problems += rules.problems(settings)
+    problems += also(settings) if also else []
     if problems:
         raise SettingsError(source, problems)
     return settings
@@ -75,10 +92,11 @@ def _resolve(value: Any, path: str, environ: Mapping[str, str], problems: list[s
 
 
 def _check(kind: Any, value: Any, path: str, problems: list[str]) -> None:
-    """Collect every error below `path`; msgspec alone would stop at the first."""
+    """Collect every error below `path`; msgspec alone would stop at the first. What is wrong and
+    not required is taken out of `value`, so that the rest can be judged too."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         _check_table(kind, value, path, problems)
-    elif get_origin(kind) is dict and _is_struct(get_args(kind)[1]):
+    elif _has_tables(kind):
         key_type, value_type = get_args(kind)
         if not isinstance(value, dict):
             problems.append(f"{path}: expected a table")
@@ -99,9 +117,13 @@ def _check_table(kind: type[msgspec.Struct], value: Any, path: str, problems: li
         close = difflib.get_close_matches(key, fields, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         problems.append(f"{_join(path, key)}: unknown key{hint}")
+        del value[key]
     for name, field in fields.items():
         if name in value:
+            before = len(problems)
             _check(field.type, value[name], _join(path, name), problems)
+            if len(problems) > before and not (field.required or _has_tables(field.type)):
+                del value[name]
         elif field.required:
             problems.append(f"{_join(path, name)}: missing")
 
@@ -116,6 +138,11 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> None:
         if isinstance(value, str | int | float | bool) and not tail:
             text = f"{text} (is {value!r})"
         problems.append(f"{path}{tail.rstrip('`')}: {text.replace('`', '')}")
+
+
+def _has_tables(kind: Any) -> bool:
+    """Whether what is wrong inside was taken out there."""
+    return _is_struct(kind) or (get_origin(kind) is dict and _is_struct(get_args(kind)[1]))
 
 
 def _is_struct(kind: Any) -> bool:

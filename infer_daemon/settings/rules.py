@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import combinations
 
-from infer_daemon.settings.schema import Settings
+from infer_daemon.settings.schema import EngineSection, Settings
 
 OURS = {
     "model": "$.engines.{name}.model",
@@ -20,11 +20,19 @@ OURS = {
     "ssl_certfile": "a TLS proxy in front of the daemon",
 }
 """Arguments of `vllm serve` that this daemon decides itself, and where they are said instead."""
+REFUSED = {
+    "enable_log_requests": "prompts are never logged",
+    "enable_log_outputs": "completions are never logged",
+    "data_parallel_size": "replicas are engines of their own, named by one model",
+    "headless": "the engine belongs to this process",
+}
+"""Arguments that would break a promise of this daemon, and why."""
 
 
 def problems(settings: Settings) -> list[str]:
     """Every breach as `path: what is wrong`, in the order of the file's sections."""
-    return [*_engines(settings), *_models(settings), *_devices(settings), *_tenants(settings)]
+    parts = (_engines, _models, _devices, _cores, _tenants)
+    return [problem for part in parts for problem in part(settings)]
 
 
 def _engines(settings: Settings) -> Iterator[str]:
@@ -40,6 +48,9 @@ def _engines(settings: Settings) -> Iterator[str]:
             if key.replace("-", "_") in OURS:
                 place = OURS[key.replace("-", "_")].format(name=name)
                 yield f"$.engines.{name}.vllm.{key}: is set by {place}"
+            if key.replace("-", "_") in REFUSED:
+                why = REFUSED[key.replace("-", "_")]
+                yield f"$.engines.{name}.vllm.{key}: is not offered: {why}"
 
 
 def _models(settings: Settings) -> Iterator[str]:
@@ -52,13 +63,9 @@ def _models(settings: Settings) -> Iterator[str]:
                 yield f"$.models.{name}.engines[{index}]: no engine {engine!r} (there is: {known})"
         if len(set(model.engines)) != len(model.engines):
             yield f"$.models.{name}.engines: names an engine twice"
-        bases = {
-            (settings.engines[e].kind, settings.engines[e].model)
-            for e in model.engines
-            if e in settings.engines
-        }
-        if len(bases) > 1:
-            yield f"$.models.{name}.engines: replicas must have the same kind and model"
+        replicas = [settings.engines[e] for e in model.engines if e in settings.engines]
+        if any(_alike(e) != _alike(replicas[0]) for e in replicas):
+            yield f"$.models.{name}.engines: replicas must have the same kind, model and vllm table"
         if model.lora and not any(
             set(other.engines) == set(model.engines) and not other.lora
             for other in settings.models.values()
@@ -74,14 +81,43 @@ def _models(settings: Settings) -> Iterator[str]:
             )
 
 
-def _devices(settings: Settings) -> Iterator[str]:
+def _alike(engine: EngineSection) -> tuple[object, ...]:
+    """What all replicas share: a request is rendered once and may run on any of them."""
+    return engine.kind, engine.model, engine.vllm
+
+
+def _cores(settings: Settings) -> Iterator[str]:
     used: dict[int, str] = {}
     for name, engine in settings.engines.items():
+        for index, core in enumerate(
+            engine.cpu_cores if isinstance(engine.cpu_cores, list) else []
+        ):
+            if core in used:
+                where = "itself" if used[core] == name else f"engine {used[core]!r}"
+                yield f"$.engines.{name}.cpu_cores[{index}]: core {core} is used by {where}"
+            used[core] = name
+
+
+def _devices(settings: Settings) -> Iterator[str]:
+    """A device may be shared by engines that say how much of it each takes: vLLM's default is
+    nearly all of it."""
+    taken: dict[int, float] = {}
+    users: dict[int, str] = {}
+    for name, engine in settings.engines.items():
+        share = engine.vllm.get("gpu_memory_utilization")
+        part = float(share) if isinstance(share, int | float) else 1.0
         for index, device in enumerate(engine.devices):
-            if device in used:
-                where = "itself" if used[device] == name else f"engine {used[device]!r}"
-                yield f"$.engines.{name}.devices[{index}]: device {device} is used by {where}"
-            used[device] = name
+            place = f"$.engines.{name}.devices[{index}]"
+            if users.get(device) == name:
+                yield f"{place}: device {device} is used by itself"
+                continue
+            taken[device] = taken.get(device, 0.0) + part
+            if device in users and taken[device] > 1.0:
+                yield (
+                    f"{place}: device {device} is used by engine {users[device]!r} (to share it, "
+                    "their vllm.gpu_memory_utilization must add up to at most 1)"
+                )
+            users[device] = name
 
 
 def _tenants(settings: Settings) -> Iterator[str]:

@@ -22,6 +22,10 @@ class Registry:
             digest: Tenant(name) for name, digests in tenants.items() for digest in digests
         }
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is a tenant's."""
+        return key_hash(key) in self._by_hash
+
     def authenticate(self, key: str | None) -> Tenant:
         """The tenant of a key.
 

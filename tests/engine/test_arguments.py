@@ -11,10 +11,14 @@ from infer_daemon.settings.schema import EngineSection
 pytestmark = pytest.mark.vllm
 
 
-def problems(**vllm: Any) -> list[str]:
+def engine(model: str = "builtin:demo", **fields: Any) -> EngineSection:
+    return EngineSection(model=model, **{"kv_cache_memory_bytes": 2**26, **fields})
+
+
+def problems(section: EngineSection, *, loras: int = 0) -> list[str]:
     from infer_daemon.engines.vllm import arguments
 
-    return list(arguments.problems(EngineSection(model="builtin:demo", vllm=vllm), "$.engines.x"))
+    return list(arguments.problems(section, "$.engines.x", loras=loras))
 
 
 @pytest.mark.parametrize(
@@ -26,20 +30,20 @@ def problems(**vllm: Any) -> list[str]:
     ],
 )
 def test_an_argument_that_vllm_refuses_is_named(vllm: dict[str, Any], said: str) -> None:
-    (problem,) = problems(**vllm)
+    (problem,) = problems(engine(vllm=vllm))
 
     assert problem.startswith(said)
 
 
 def test_every_bad_argument_is_named_at_once() -> None:
-    assert len(problems(nonsense=1, dtype="float3", max_model_len=2048)) == 2
+    vllm: dict[str, Any] = {"nonsense": 1, "dtype": "float3", "max_model_len": 2048}
+
+    assert len(problems(engine(vllm=vllm))) == 2
 
 
 @pytest.mark.parametrize("model", ["builtin:nobody", "package:no_such_package/x", "/not/there"])
 def test_a_model_that_is_not_there_is_named(model: str) -> None:
-    from infer_daemon.engines.vllm import arguments
-
-    (problem,) = arguments.problems(EngineSection(model=model), "$.engines.x")
+    (problem,) = problems(engine(model))
 
     assert problem.startswith("$.engines.x.model: ")
 
@@ -54,10 +58,31 @@ def test_the_demos_arguments_are_vllms() -> None:
 def test_one_adapter_slot_stays_empty() -> None:
     from infer_daemon.engines.vllm import arguments
 
-    chosen = arguments.namespace(EngineSection(model="builtin:demo"), ["demo"], loras=2)
-    too_few = EngineSection(model="builtin:demo", vllm={"max_loras": 2})
+    chosen = arguments.namespace(engine(), ["demo"], loras=2)
 
     assert chosen.enable_lora
     assert chosen.max_loras == 3
-    assert len(list(arguments.slot_problems(too_few, 2, "$.engines.x"))) == 1
-    assert list(arguments.slot_problems(too_few, 1, "$.engines.x")) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param(
+            {"vllm": {"max_loras": 2}}, "vllm.max_loras: must be more than the 2", id="slots"
+        ),
+        pytest.param(
+            {"kv_cache_memory_bytes": None}, "kv_cache_memory_bytes: is needed", id="KV cache"
+        ),
+    ],
+)
+def test_what_vllm_accepts_on_the_cpu_and_should_not_is_refused_by_check_and_by_the_start(
+    fields: dict[str, Any], said: str
+) -> None:
+    from infer_daemon.engines.vllm import arguments
+
+    (problem,) = problems(engine(**fields), loras=2)
+
+    assert problem.startswith(f"$.engines.x.{said}")
+    with pytest.raises(arguments.ArgumentProblem, match=said):
+        arguments.namespace(engine(**fields), ["demo"], loras=2)
+    assert problems(engine(vllm={"max_loras": 2}), loras=1) == []

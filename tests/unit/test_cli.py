@@ -35,17 +35,28 @@ def test_check_shows_what_a_configuration_means(root: Path, capsys: Capture) -> 
 def test_check_lists_every_error_and_fails(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(
-        'daemon.stat_dir = "x"\nlisten.port = "x"\n[engines.a]\nkind = "sim"\n'
-        '[models.m]\nengines = ["b"]'
+        'daemon.stat_dir = "x"\nlisten.port = "x"\n[engines.a]\nkind = "sim"\nmodel = "echo"\n'
+        'devices = ["x"]\n[models.m]\nengines = ["a", "b"]'
     )
 
     assert main(["check", str(path)]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"{path}: 3 problems",
-        "  $.engines.a.model: missing",
+        f"{path}: 4 problems",
+        "  $.engines.a.devices[0]: expected int, got str",
         "  $.daemon.stat_dir: unknown key (did you mean state_dir?)",
         "  $.listen.port: expected int, got str (is 'x')",
+        "  $.models.m.engines[1]: no engine 'b' (there is: a)",
     ]
+
+
+def test_without_vllm_serve_says_how_to_get_it(
+    root: Path, folder: StateFolder, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infer_daemon.plan.find_spec", lambda name: None)
+    config = str(root / "config/demo.toml")
+
+    assert main(["serve", "--config", config, "--state-dir", str(folder.root)]) == 2
+    assert "vLLM is not installed (pip install" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "70000", "x"])

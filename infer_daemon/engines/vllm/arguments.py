@@ -71,8 +71,11 @@ def namespace(engine: EngineSection, served_names: list[str], *, loras: int) -> 
     return _parser().parse_args(argv(engine, served_names, loras=loras))
 
 
-def problems(engine: EngineSection, path: str) -> Iterator[str]:
-    """Every argument that vLLM would refuse, one by one, as `path.key: what is wrong`."""
+def problems(engine: EngineSection, path: str, *, loras: int = 0) -> Iterator[str]:
+    """Everything for which the engine would not start, as `path.key: what is wrong`; vLLM's
+    arguments one by one."""
+    for key, text in _breaches(engine, loras):
+        yield f"{path}.{key}: {text}"
     try:
         folder = model_path(engine.model)
         if folder.startswith("/") and not Path(folder).is_dir():
@@ -91,13 +94,21 @@ def problems(engine: EngineSection, path: str) -> Iterator[str]:
             yield f"{path}.vllm.{key}: {_first_line(error)}"
 
 
-def slot_problems(engine: EngineSection, loras: int, path: str) -> Iterator[str]:
-    """Whether a slot stays empty (see `argv`), where the file chooses their number itself."""
-    slots = engine.vllm.get("max_loras")
-    if loras and current_platform.is_cpu() and isinstance(slots, int) and slots <= loras:
+def _breaches(engine: EngineSection, loras: int) -> Iterator[tuple[str, str]]:
+    """What vLLM accepts and should not, as (key, what is wrong)."""
+    if not current_platform.is_cpu():
+        return
+    if engine.kv_cache_memory_bytes is None:
         yield (
-            f"{path}.vllm.max_loras: must be more than the {loras} adapters of this engine (on the "
-            "CPU, vLLM applies the last slot to requests without an adapter)"
+            "kv_cache_memory_bytes",
+            "is needed on the CPU, where vLLM would take most of the machine's memory",
+        )
+    slots = engine.vllm.get("max_loras")
+    if loras and isinstance(slots, int) and slots <= loras:
+        yield (
+            "vllm.max_loras",
+            f"must be more than the {loras} adapters of this engine (on the CPU, vLLM applies the "
+            "last slot to requests without an adapter)",
         )
 
 
@@ -113,7 +124,13 @@ def adapter_problems(lora: str, path: str) -> Iterator[str]:
 
 
 def argv(engine: EngineSection, served_names: list[str], *, loras: int) -> list[str]:
-    """The command line that `vllm serve` would get for this engine."""
+    """The command line that `vllm serve` would get for this engine.
+
+    Raises:
+        ArgumentProblem: there is no such model, or the engine would not work on this platform.
+    """
+    for key, text in _breaches(engine, loras):
+        raise ArgumentProblem(f"{key}: {text}")
     arguments: dict[str, VllmValue] = {
         "model": model_path(engine.model),
         "served_model_name": served_names,

@@ -3,22 +3,25 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+import structlog
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
-from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.lora.request import LoRARequest
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.system_utils import kill_process_tree
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.stats import SchedulerStats
 
-from infer_daemon.domain.errors import EngineDied
+from infer_daemon.domain.errors import DaemonError, EngineDied, EngineFault, ModelNotReady
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineStats, Sink, Work
 from infer_daemon.engines.gate import Gate
@@ -28,6 +31,8 @@ from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.stats import stat_logger
 from infer_daemon.engines.vllm.warmup import warm_up
 from infer_daemon.settings.schema import EngineSection
+
+log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 15.0
 
@@ -60,10 +65,13 @@ class VllmEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{spec.name}")
         self._llm: AsyncLLM | None = None
         self._frontend: VllmFrontend | None = None
-        self._stopping = False
+        self._end: asyncio.Task[None] | None = None
         self.stats = EngineStats()
         #: EngineCore processes, from the moment they are started.
         self._processes: list[Any] = []
+        #: Whether processes that are yet to come are to be killed at once.
+        self._is_stopping = False
+        self._loras: frozenset[str] = frozenset()
 
     @property
     def name(self) -> EngineName:
@@ -93,9 +101,8 @@ class VllmEngine:
             await init_app_state(GatedClient(llm, self._gate), state, args, tasks)
             state.openai_serving_models.lora_requests.update(loras)
             await warm_up(llm, tasks, loras.values(), progress)
+            self._loras = frozenset(loras)
             self._frontend = VllmFrontend(state, tasks)
-            # Looked up for every token otherwise. Children have an environment of their own.
-            envs.enable_envs_cache()
         except arguments.ArgumentProblem as error:
             raise EngineStartError(str(error)) from error
         except Exception as error:
@@ -103,7 +110,7 @@ class VllmEngine:
         return EngineFacts(
             max_model_len=llm.model_config.max_model_len,
             seqs_max=llm.vllm_config.scheduler_config.max_num_seqs,
-            loras=frozenset(loras),
+            loras=self._loras,
             lora_errors=lora_errors,
         )
 
@@ -114,7 +121,7 @@ class VllmEngine:
     def _build(self, args: Any) -> AsyncLLM:
         """Runs in the engine's own thread and blocks it until the engine answers."""
         engine_args = AsyncEngineArgs.from_cli_args(args)
-        with environment.children_of(self._spec.name, self._spec.child_env, self._processes):
+        with environment.children_of(self._spec.name, self._spec.child_env, self._on_processes):
             # Kept here and not where it is awaited: a cancelled start must find it to stop it.
             self._llm = AsyncLLM.from_engine_args(
                 engine_args,
@@ -122,6 +129,20 @@ class VllmEngine:
                 stat_loggers=[stat_logger(self._registry, self._on_stats)],
             )
         return self._llm
+
+    def _on_processes(self, processes: list[Any]) -> None:
+        """Told in the engine's thread, the moment they run."""
+        self._processes.extend(processes)
+        if self._is_stopping:
+            self._kill()
+
+    def _kill(self) -> None:
+        """End its processes without asking. The workers too: while they load, they do not see that
+        the process which started them has gone."""
+        for process in self._processes:
+            if process.is_alive():
+                with suppress(psutil.NoSuchProcess):
+                    kill_process_tree(process.pid)
 
     def _on_stats(self, stats: SchedulerStats) -> None:
         cache = stats.prefix_cache_stats
@@ -155,15 +176,25 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """See `contract.Engine.stop`."""
-        if self._stopping:
-            return
-        self._stopping = True
+        if self._end is None:
+            self._end = asyncio.create_task(self._stop(), name=f"stop-{self.name}")
+        await asyncio.shield(self._end)
+
+    async def _stop(self) -> None:
+        self._is_stopping = True
         if self._llm is None:
             # Still loading: nothing but the end of its process makes the thread return.
-            for process in self._processes:
-                process.kill()
+            self._kill()
+        else:
+            # Shut down, vLLM forgets its requests without a word to whoever waits for them.
+            self._llm.output_processor.propagate_error(EngineDeadError())
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._shut_down)
+        try:
+            async with asyncio.timeout(2 * STOP_TIMEOUT_S):
+                await loop.run_in_executor(self._thread, self._shut_down)
+        except TimeoutError:
+            log.error("engine_thread_hangs", engine=self.name)
+        self._kill()
         self._thread.shutdown(wait=False)
 
     def _shut_down(self) -> None:
@@ -192,8 +223,13 @@ class VllmEngine:
         """See `contract.Engine.submit`."""
         llm = self._llm
         if llm is None or llm.errored:
+            self._kill()  # errored with its processes alive, nobody would see that it is dead
             raise EngineDied(retry_after_s=10)
         payload: Payload = work.payload
+        lora = payload.options.get("lora_request")
+        if lora is not None and lora.lora_name not in self._loras:
+            # It would be loaded now, and what made that fail before would kill the engine.
+            raise ModelNotReady(f"engine {self.name} does not have the adapter {lora.lora_name}")
         try:
             collector = await llm.add_request(
                 work.id, payload.prompt, payload.params, **payload.options
@@ -205,7 +241,11 @@ class VllmEngine:
             raise errors.from_exception(error) from error
 
         def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
-            _put(sink, output)
+            try:
+                _put(sink, output)
+            except Exception as error:
+                log.exception("output_failed", engine=self.name, job=work.id)
+                sink.fail(EngineFault() if not isinstance(error, DaemonError) else error)
 
         # No await between the return of add_request and this line, but outputs may have come in
         # while it awaited: they are in the collector's slot.

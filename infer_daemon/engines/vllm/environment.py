@@ -8,7 +8,7 @@ is only put in place around the start of their processes (`children_of`).
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool
         os.environ.setdefault(name, value)
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["VLLM_RPC_BASE_PATH"] = str(runtime_dir)
+    # vLLM's store of responses has no owner and no end.
+    os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
     if plugins := os.environ.get("VLLM_PLUGINS"):
         # A selection made for other reasons must not leave out ours.
         os.environ["VLLM_PLUGINS"] = f"{plugins},infer_daemon"
@@ -50,6 +52,14 @@ def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool
     logging_config.write_text(json.dumps(_logging(log_level.upper(), log_format)))
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     os.environ["VLLM_LOGGING_LEVEL"] = log_level.upper()
+
+
+def keep() -> None:
+    """Read the environment for the last time: vLLM looks its variables up for every token. Call
+    when no engine is starting; children have an environment of their own."""
+    from vllm import envs
+
+    envs.enable_envs_cache()
 
 
 def _logging(level: str, log_format: str) -> dict[str, object]:
@@ -76,20 +86,22 @@ _start_lock = threading.Lock()
 
 
 @contextmanager
-def children_of(engine: str, env: Mapping[str, str], started: list[Any]) -> Iterator[None]:
+def children_of(
+    engine: str, env: Mapping[str, str], on_started: Callable[[list[Any]], None]
+) -> Iterator[None]:
     """Within this block, engine processes that *this thread* starts get `env` on top of ours.
 
-    Only the start of a process holds a lock, so engines load side by side. `started` collects the
-    processes the moment they run: vLLM itself hands them out only when the engine is ready, too
+    Only the start of a process holds a lock, so engines load side by side. `on_started` is told of
+    the processes the moment they run: vLLM itself hands them out only when the engine is ready, too
     late for whoever must end a start that hangs.
     """
     _hook()
     _starting.env = {**env, ENGINE_ENV: engine}
-    _starting.processes = started
+    _starting.on_started = on_started
     try:
         yield
     finally:
-        del _starting.env, _starting.processes
+        del _starting.env, _starting.on_started
 
 
 def _hook() -> None:
@@ -103,7 +115,8 @@ def _hook() -> None:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         with _start_lock, _environ(getattr(_starting, "env", {})):
             original(self, *args, **kwargs)
-        getattr(_starting, "processes", []).extend(self.processes)
+        if (on_started := getattr(_starting, "on_started", None)) is not None:
+            on_started(self.processes)
 
     init.is_ours = True  # type: ignore[attr-defined]
     CoreEngineProcManager.__init__ = init

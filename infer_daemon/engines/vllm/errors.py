@@ -7,7 +7,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.exceptions import GenerationError
 
-from infer_daemon.domain.errors import DaemonError, FrontendError
+from infer_daemon.domain.errors import DaemonError, EngineFault, FrontendError
 
 ERRORS_SHOWN = 5
 _CODES = {400: "invalid_request", 404: "not_found"}
@@ -16,14 +16,18 @@ _CODES = {400: "invalid_request", 404: "not_found"}
 class GateRefusal(GenerationError):
     """A refusal in the one form that vLLM's handlers pass on without logging a traceback."""
 
+    is_refusal = True
+
     def __init__(self, error: DaemonError) -> None:
         super().__init__(error.message)
         self.status_code = HTTPStatus(error.status)
 
 
-def from_exception(error: Exception) -> FrontendError:
-    """What vLLM's own server would answer for an exception."""
-    return from_response(create_error_response(error))
+def from_exception(error: Exception) -> DaemonError:
+    """What vLLM's own server would answer for an exception that is the client's fault; for others
+    an `EngineFault`, whose cause is for the log and not for a client to read."""
+    told = from_response(create_error_response(error))
+    return told if told.status < 500 else EngineFault()
 
 
 def from_response(response: ErrorResponse) -> FrontendError:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -25,6 +26,7 @@ class VllmFactory:
 
     def __init__(self, engines: Mapping[str, EngineSection]) -> None:
         """Args: engines: all vLLM engines of the configuration; cores are dealt out over them."""
+        self._engines = engines
         self._is_cpu = bool(current_platform.is_cpu())
         available = sorted(os.sched_getaffinity(0))
         wishes = {name: section.cpu_cores for name, section in engines.items()}
@@ -69,10 +71,18 @@ class VllmFactory:
         """Engine name -> its cores, "" for any; empty where vLLM does not run on the CPU."""
         return {name: ", ".join(map(str, bound)) for name, bound in self._cores.items()}
 
+    @property
+    def needed_bytes(self) -> int:
+        """Host memory that all of them are expected to take."""
+        return sum(map(self.memory_bytes, self._engines.values()))
+
     def memory_bytes(self, section: EngineSection) -> int:
-        """Host memory that loading this engine is expected to take."""
+        """Host memory that loading this engine is expected to take: a guess where its model is not
+        there, which its start will say."""
         total = ENGINE_BASE_BYTES
         if self._is_cpu:
             total += section.kv_cache_memory_bytes or 0
-        folder = Path(arguments.model_path(section.model))
-        return total + sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        with suppress(arguments.ArgumentProblem, OSError):
+            folder = Path(arguments.model_path(section.model))
+            total += sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return total

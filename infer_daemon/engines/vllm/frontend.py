@@ -139,18 +139,20 @@ class VllmFrontend:
             else:
                 arguments = (request, _raw_request(call))  # type: ignore[assignment]
             result = await getattr(handler, route.method)(*arguments)
+            if not isinstance(result, ErrorResponse):
+                return await _answer(result, route)
         except ValidationError as error:
             raise errors.from_validation(error) from error
         except DaemonError:
             raise
         except Exception as error:
-            raise _refusal() or errors.from_exception(error) from error
-        if isinstance(result, ErrorResponse):
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # Some handlers answer a cancellation with an error instead of passing it on.
-                raise asyncio.CancelledError
-            raise _refusal() or errors.from_response(result)
-        return await _answer(result, route)
+            if (refusal := _record().refusal) is not None:
+                raise refusal  # noqa: B904 - the handler has only a copy of its words
+            raise errors.from_exception(error) from error
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # Some handlers answer a cancellation with an error instead of passing it on.
+            raise asyncio.CancelledError
+        raise _record().refusal or errors.from_response(result)
 
 
 async def _answer(result: Any, route: _Route) -> Reply | EventStream:
@@ -160,21 +162,27 @@ async def _answer(result: Any, route: _Route) -> Reply | EventStream:
         return Reply(text.encode())
     if isinstance(result, StreamingResponse):
         body = b"".join([_bytes(part) async for part in result.body_iterator])
-        return Reply(body, result.status_code, result.media_type or "application/octet-stream")
+        kind = result.media_type or "application/octet-stream"
+        return Reply(body, result.status_code, kind, _headers(result))
     if isinstance(result, Response):
-        return Reply(bytes(result.body), result.status_code, result.media_type or "text/plain")
+        kind = result.media_type or "text/plain"
+        return Reply(bytes(result.body), result.status_code, kind, _headers(result))
     return await _primed(_sse(result))
 
 
 async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
     """Events as they go over the wire. Handlers yield finished lines or, for responses, objects."""
+    record = _record()
     async with aclosing(events) as open_events:  # type: ignore[type-var]
         async for event in open_events:
             if isinstance(event, str):
-                yield event.encode()
+                line = event.encode()
             else:
                 data = event.model_dump_json(by_alias=True)
-                yield f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
+                line = f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
+            if record.refusal is None and (error := _error_event(line)) is not None:
+                record.refusal = error
+            yield line
 
 
 async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:
@@ -191,8 +199,6 @@ async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:
             head.append(event)
             if record.refusal is not None:
                 raise record.refusal
-            if (error := _error_event(event)) is not None and len(head) == 1:
-                raise error
             if record.first_token_s is not None:
                 break
     except BaseException:
@@ -202,15 +208,18 @@ async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:
 
 
 def _error_event(event: bytes) -> FrontendError | None:
-    """The error that an event carries, if it is one: vLLM reports what goes wrong in a stream as
-    its first event."""
-    if b'"error"' not in event[:200]:
+    """The error that an event carries, if it is one: vLLM reports what goes wrong in a stream, at
+    its beginning or later, as an event."""
+    if not event.startswith(_ERROR_STARTS):
         return None
     with suppress(ValueError, KeyError, TypeError):
         error = json.loads(event.partition(b"data: ")[2])["error"]
         status = error.get("code") if isinstance(error.get("code"), int) else 500
         return errors.frontend_error(str(error["message"]), status, error.get("param"))
     return None
+
+
+_ERROR_STARTS = (b'data: {"error"', b"event: error")
 
 
 def _raw_request(call: Call) -> Any:
@@ -225,13 +234,13 @@ def _record() -> RequestRecord:
     return record
 
 
-def _refusal() -> DaemonError | None:
-    """What the gate refused with; the handler has only a copy of its words."""
-    return _record().refusal
-
-
 def _public_model_name(lora_request: object = None) -> str:
     return _record().model
+
+
+def _headers(response: Response) -> dict[str, str]:
+    """What a handler tells beside the body: shapes and usage of embeddings sent as bytes."""
+    return {"metadata": response.headers["metadata"]} if "metadata" in response.headers else {}
 
 
 def _bytes(part: Any) -> bytes:

@@ -284,15 +284,19 @@ async def test_a_call_waits_no_longer_than_it_may(rig: Rig, record: Record) -> N
     rig.assert_empty()
 
 
-async def test_one_request_gets_no_more_calls_than_the_fanout(rig: Rig, record: Record) -> None:
+async def test_one_request_gets_no_more_generations_than_the_fanout_and_none_begins(
+    rig: Rig, record: Record
+) -> None:
     await rig.add(seqs_max=Rig.FANOUT_MAX)
     one = record()
-    calls = [rig.collect(rig.work(), one) for _ in range(Rig.FANOUT_MAX + 1)]
-    *within, beyond = await asyncio.gather(*calls, return_exceptions=True)
+    half = Rig.FANOUT_MAX // 2
+    calls = [rig.run(rig.work(seqs=half), one) for _ in range(2)]
 
-    assert within == [WORDS] * Rig.FANOUT_MAX
-    assert isinstance(beyond, FanoutTooLarge)
-    assert one.calls_open == 0
+    with pytest.raises(FanoutTooLarge, match=f"at most {Rig.FANOUT_MAX} generations"):
+        rig.run(rig.work(), one)
+    await one.close_calls()
+    assert [await anext(call, None) for call in calls] == [None, None]
+    assert (one.calls_started, one.refusal is not None) == (0, True)
     rig.assert_empty()
 
 
@@ -302,6 +306,17 @@ async def test_one_call_gets_no_more_sequences_than_the_fanout(rig: Rig, record:
     with pytest.raises(FanoutTooLarge):
         await rig.collect(rig.work(seqs=Rig.FANOUT_MAX + 1), record())
     rig.assert_empty()
+
+
+async def test_inputs_of_an_embedding_are_no_generations(rig: Rig, record: Record) -> None:
+    await rig.add(seqs_max=4)
+    one = record()
+    inputs = [rig.run(rig.work(0), one) for _ in range(2048)]
+
+    with pytest.raises(FanoutTooLarge, match="at most 2048 inputs"):
+        rig.run(rig.work(0), one)
+    assert len(inputs) == 2048
+    await one.close_calls()
 
 
 async def test_a_call_larger_than_the_window_is_refused_and_not_queued(

@@ -174,3 +174,12 @@ def test_cached_tokens_are_those_of_the_first_or_last_output(deltas: Box) -> Non
     deltas.put("b", cached=0, finished=True)
 
     assert deltas.record.cached_tokens == 16
+
+
+def test_cached_tokens_of_several_calls_add_up(deltas: Box) -> None:
+    other = Box("final")
+    other.mailbox._record = deltas.record
+    deltas.put("a", cached=16, finished=True)
+    other.put("b", cached=8, finished=True)
+
+    assert deltas.record.cached_tokens == 24

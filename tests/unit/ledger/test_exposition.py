@@ -40,7 +40,7 @@ def registry() -> CollectorRegistry:
 def test_the_series_of_two_engines_are_shown_under_their_own_names(
     registry: CollectorRegistry,
 ) -> None:
-    vendor = VendorCollector()
+    vendor = VendorCollector(lambda _: True)
     registry.register(vendor)
     vendor.add("chat-0", vendor_registry(3))
     vendor.add("chat-1", vendor_registry(5))
@@ -52,12 +52,22 @@ def test_the_series_of_two_engines_are_shown_under_their_own_names(
 
 
 def test_an_engine_that_starts_again_replaces_its_series(registry: CollectorRegistry) -> None:
-    vendor = VendorCollector()
+    vendor = VendorCollector(lambda _: True)
     registry.register(vendor)
     vendor.add("chat", vendor_registry(3))
     vendor.add("chat", vendor_registry(1))
 
     assert by_engine(registry, "vllm:running") == {"chat": 1}
+
+
+def test_an_engine_that_is_gone_shows_no_series(registry: CollectorRegistry) -> None:
+    live = {"chat"}
+    vendor = VendorCollector(live.__contains__)
+    registry.register(vendor)
+    vendor.add("chat", vendor_registry(3))
+    vendor.add("dead", vendor_registry(1))
+
+    assert by_engine(registry, "vllm:running") == {"chat": 3}
 
 
 def test_gauges_are_read_at_the_moment_of_the_scrape(registry: CollectorRegistry) -> None:

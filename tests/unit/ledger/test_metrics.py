@@ -26,6 +26,7 @@ def settled(**fields: object) -> RequestRecord:
         "prompt_tokens": 10,
         "cached_tokens": 4,
         "completion_tokens": 4,
+        "seqs": 1,
         "outcome": Outcome.OK,
         **fields,
     }
@@ -109,6 +110,7 @@ def test_a_request_that_never_ran_is_counted_and_costs_nothing(metrics: Metrics)
         first_token_s=None,
         last_token_s=None,
         completion_tokens=0,
+        calls_started=1,
         outcome=Outcome.EVICTED,
         code="waited_too_long",
     )
@@ -118,6 +120,20 @@ def test_a_request_that_never_ran_is_counted_and_costs_nothing(metrics: Metrics)
     assert value(metrics.registry, "infer_requests_total", **labels) == 1
     assert value(metrics.registry, "infer_prompt_tokens_total", engine="") is None
     assert value(metrics.registry, "infer_ttft_seconds_count", engine="") is None
+    assert value(metrics.registry, "infer_queue_seconds_sum", engine="") == 4.5
+
+
+def test_an_answer_without_tokens_has_no_first_token(metrics: Metrics) -> None:
+    settle(metrics, settled(completion_tokens=0))
+
+    assert value(metrics.registry, "infer_ttft_seconds_count") is None
+    assert value(metrics.registry, "infer_e2e_seconds_count") == 1
+
+
+def test_parallel_sequences_have_no_time_per_token(metrics: Metrics) -> None:
+    settle(metrics, settled(seqs=2))
+
+    assert value(metrics.registry, "infer_tpot_seconds_count") is None
 
 
 def test_each_stage_has_its_own_series(metrics: Metrics) -> None:

@@ -30,7 +30,7 @@ def test_models_that_name_the_same_engines_share_a_pool(catalog: Catalog) -> Non
 def test_a_public_name_leads_to_its_pool_and_adapter(catalog: Catalog) -> None:
     pirate = catalog.route("pirate")
 
-    assert (pirate.pool, pirate.lora, pirate.served_name) == ("chat", "/pirate", "pirate")
+    assert (pirate.pool, pirate.lora) == ("chat", "/pirate")
     assert catalog.route("chat").lora == ""
 
 

@@ -59,7 +59,21 @@ def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
         ),
         (
             A + "[engines.b]\nmodel = 'other'\n[models.m]\nengines = ['a', 'b']",
-            "$.models.m.engines: replicas must have the same kind and model",
+            "$.models.m.engines: replicas must have the same kind, model and vllm table",
+        ),
+        (
+            "[engines.a]\nmodel = 'x'\nvllm = { max_lora_rank = 8 }\n[engines.b]\nmodel = 'x'\n"
+            "[models.m]\nengines = ['a', 'b']",
+            "$.models.m.engines: replicas must have the same kind, model and vllm table",
+        ),
+        (
+            A + "cpu_cores = [0, 1]\n" + B + "cpu_cores = [1]\n[models.m]\nengines = ['a', 'b']",
+            "$.engines.b.cpu_cores[0]: core 1 is used by engine 'a'",
+        ),
+        (
+            "[engines.a]\nmodel = 'x'\nvllm = { enable_log_requests = true }\n"
+            "[models.m]\nengines = ['a']",
+            "$.engines.a.vllm.enable_log_requests: is not offered: prompts are never logged",
         ),
         (
             A + B + "[models.m]\nengines = ['a', 'b']\n[models.n]\nengines = ['b']",
@@ -68,7 +82,8 @@ def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
         ),
         (
             A + "devices = [0, 1]\n" + B + "devices = [2, 1]\n[models.m]\nengines = ['a', 'b']",
-            "$.engines.b.devices[1]: device 1 is used by engine 'a'",
+            "$.engines.b.devices[1]: device 1 is used by engine 'a' (to share it, their "
+            "vllm.gpu_memory_utilization must add up to at most 1)",
         ),
         (
             A + "devices = [3, 3]\n[models.m]\nengines = ['a']",
@@ -95,6 +110,14 @@ def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
 )
 def test_a_contradiction_names_its_place(text: str, problem: str) -> None:
     assert problem in problems(text)
+
+
+def test_engines_that_say_how_much_they_take_may_share_a_device() -> None:
+    text = "[engines.{0}]\nmodel = 'x'\ndevices = [1]\nvllm = {{ gpu_memory_utilization = {1} }}\n"
+    models = "[models.m]\nengines = ['a']\n[models.n]\nengines = ['b']\n"
+
+    assert problems(text.format("a", 0.8) + text.format("b", 0.15) + models) == []
+    assert len(problems(text.format("a", 0.8) + text.format("b", 0.25) + models)) == 1
 
 
 def test_all_contradictions_are_told_at_once() -> None:

@@ -53,7 +53,7 @@ def test_an_engines_processes_get_its_variables_and_nobody_else_does(
     monkeypatch.setenv("ID_SHARED", "theirs")
     monkeypatch.delenv("ID_OWN", raising=False)
     started: list[str] = []
-    with environment.children_of("chat", {"ID_OWN": "1", "ID_SHARED": "ours"}, started):
+    with environment.children_of("chat", {"ID_OWN": "1", "ID_SHARED": "ours"}, started.extend):
         assert "ID_OWN" not in os.environ
         inside = manager("inside")
     outside = manager("outside")
@@ -73,7 +73,7 @@ def test_two_engines_that_start_side_by_side_do_not_mix_their_variables(
     seen: dict[str, str] = {}
 
     def start(name: str) -> None:
-        with environment.children_of(name, {"ID_OWN": name}, []):
+        with environment.children_of(name, {"ID_OWN": name}, lambda _: None):
             both_inside.wait()
             seen[name] = manager(name).env["ID_OWN"]
 
@@ -89,7 +89,7 @@ def test_two_engines_that_start_side_by_side_do_not_mix_their_variables(
 
 def test_the_constructor_is_wrapped_once(manager: type[ProcManager]) -> None:
     for name in ("a", "b"):
-        with environment.children_of(name, {}, started := []):
+        with environment.children_of(name, {}, (started := []).extend):
             manager(name)
         assert started == [f"process-{name}"]
 
@@ -103,7 +103,7 @@ def test_variables_are_put_back_when_a_start_fails(
     monkeypatch.setattr(manager, "__init__", fail)
     with (
         pytest.raises(RuntimeError, match="no memory"),
-        environment.children_of("chat", {"ID_OWN": "1"}, []),
+        environment.children_of("chat", {"ID_OWN": "1"}, lambda _: None),
     ):
         manager("x")
 
