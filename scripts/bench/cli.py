@@ -1,6 +1,7 @@
 """Measure the daemon beside vLLM's own server on the same model, arguments and machine.
 
-Both are started in turn with the demo's engine. Figures of a shared or busy machine mean little;
+All are started in turn with the demo's engine and arguments, vLLM's server once by itself and once
+in the environment that the daemon gives its engine. Figures of a shared or busy machine mean little;
 what holds is the ratio of two figures of one run. Missing a target is a result, not a failure: the
 exit code is 1 only if a server or a request failed.
 """
@@ -21,6 +22,8 @@ from bench.measure import Effort, Figures, figures
 from bench.servers import Launch, ServerProblem, running
 
 MODELS = demo.REPOSITORY / "infer_daemon" / "demo" / "models"
+PEERS = {"vllm": False, "vllm+env": True}
+"""vLLM's own server by itself, and in the environment that the daemon gives its engine."""
 FILE_WIDTH = 100
 BUSY = 0.25
 """Load average per core above which somebody else is at work."""
@@ -70,7 +73,8 @@ class Bench:
         if options.only != "peer":
             self._measure(demo.daemon(self._setup))
         if options.only != "daemon":
-            self._measure(demo.peer(self._setup))
+            for name, is_ours in PEERS.items():
+                self._measure(demo.peer(self._setup, name, our_environment=is_ours))
         if report.fingerprint(MODELS) != model_before:
             self._problems.append("the demo's models changed meanwhile: the figures do not compare")
         console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)

@@ -78,8 +78,13 @@ def daemon(demo: Demo) -> Launch:
     )
 
 
-def peer(demo: Demo) -> Launch:
-    """How to start vLLM's own server."""
+def peer(demo: Demo, name: str, *, our_environment: bool) -> Launch:
+    """How to start vLLM's own server.
+
+    Args:
+        our_environment: with the variables that the daemon gives its engine (compute threads, no
+            compiler), too, and not only with its arguments.
+    """
     port = free_port()
     # In a process of its own: importing vLLM takes seconds and starts threads.
     done = subprocess.run(
@@ -96,11 +101,11 @@ def peer(demo: Demo) -> Launch:
     door = ["--host", HOST, "--port", str(port), "--disable-uvicorn-access-log"]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     return Launch(
-        name="peer",
+        name=name,
         argv=[*command, *engine["argv"], *door],
-        env={**_environment(), **engine["env"]},
+        env={**_environment(), **(engine["env"] if our_environment else {})},
         cwd=REPOSITORY,
-        log=demo.folder / "peer.log",
+        log=demo.folder / f"{name}.log",
         port=port,
         ready_path="/health",
     )
