@@ -1,9 +1,9 @@
 """Measure the daemon beside vLLM's own server on the same model, arguments and machine.
 
 All are started in turn with the demo's engine and arguments, vLLM's server once by itself and once
-in the environment that the daemon gives its engine. Figures of a shared or busy machine mean little;
-what holds is the ratio of two figures of one run. Missing a target is a result, not a failure: the
-exit code is 1 only if a server or a request failed.
+in the environment that the daemon gives its engine. Figures of a shared or busy machine mean
+little; what holds is the ratio of two figures of one run. Missing a target is a result, not a
+failure: the exit code is 1 only if a server or a request failed.
 """
 
 import argparse

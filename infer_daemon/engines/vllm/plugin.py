@@ -3,8 +3,8 @@
 vLLM's EngineCore and Worker wait for each other on shared memory by calling `os.sched_yield()` in
 a loop for up to a second before they sleep. A yield hands the core to nobody in particular, so on
 a machine with few cores whoever shares a core with them starves: with 64 streams on two cores the
-daemon's event loop was seen to stand still for 1 to 15 seconds. A short nap instead (`factory.NAP_S`)
-frees the core, and with it the throughput of whoever shares it.
+daemon's event loop was seen to stand still for 1 to 15 seconds. A short nap instead
+(`factory.NAP_S`) frees the core for whoever shares it.
 """
 
 import gc
