@@ -15,6 +15,9 @@ from pathlib import Path
 from infer_daemon import __version__
 
 if multiprocessing.parent_process() is not None:
+    from infer_daemon.engines.vllm import plugin
+
+    plugin.die_with_the_parent()
     # This is an engine's process, about to import vLLM: a tenth faster without the collector, which
     # finds nothing in modules. `engines.vllm.plugin` switches it on again.
     gc.disable()

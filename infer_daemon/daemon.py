@@ -5,6 +5,7 @@ import gc
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,8 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from infer_daemon import __version__
 from infer_daemon.api import admin, app, listeners
+from infer_daemon.domain.errors import CutShort
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
+from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
 from infer_daemon.examples import DEMO_KEY, examples
@@ -37,6 +40,8 @@ log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAG_PROBE_S = 0.1
 DRAIN_PROBE_S = 0.05
+TELL_S = 1.0
+"""For the last words to clients whose requests were cut short."""
 
 
 class Daemon:
@@ -69,6 +74,7 @@ class Daemon:
             tenants=self.tenants, catalog=self.catalog, pools=self.pools, recorder=self.recorder
         )
         self.view = View(self)
+        self._sockets: list[Path] = []
         self.port = settings.listen.port
         """The TCP port: the free one that was found, where the settings say 0."""
 
@@ -102,6 +108,8 @@ class Daemon:
             self._loop.add_signal_handler(number, self.stop)
         self._loop.set_exception_handler(_on_loop_exception)
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
+        if ended := leftovers.end(self._folder.root):
+            log.warning("leftovers_ended", pids=ended)
         doors = await self._open_doors()
         tasks = [
             asyncio.create_task(self._stopped(), name="stop"),
@@ -116,6 +124,8 @@ class Daemon:
             await _cancel(tasks)
             for door in doors:
                 await door.cleanup()
+            for socket in self._sockets:
+                socket.unlink(missing_ok=True)
             await self.fleet.stop()
             for number in SIGNALS:
                 self._loop.remove_signal_handler(number)
@@ -136,6 +146,7 @@ class Daemon:
         )
         operators = await listeners.runner(admin.build(self.view.state))
         socket = self._folder.api_socket(self._settings)
+        self._sockets = [self._folder.admin_socket, *([socket] if socket else [])]
         try:
             await listeners.listen_unix(operators, self._folder.admin_socket, 0o600)
             if socket is not None:
@@ -164,6 +175,7 @@ class Daemon:
         engines = {name: e for name, e in self._settings.engines.items() if e.kind == "vllm"}
         environment.prepare(
             self._folder.runtime,
+            self._folder.root,
             log_level=section.engine_log_level,
             log_format=choose_format(section.log_format),
             offline=all(engine.is_local for engine in engines.values()),
@@ -203,16 +215,25 @@ class Daemon:
             self.metrics.loop_lag.observe(max(0.0, self._loop.time() - due_s))
 
     async def _drain(self) -> None:
-        """Refuse what is new and let what runs finish, up to the configured time."""
+        """Refuse what is new and let what runs finish, up to the configured time; tell the rest."""
         self.path.is_draining = True
         timeout_s = self._settings.daemon.drain_timeout_s
         log.info("draining", requests=self.path.in_flight, timeout_s=timeout_s)
+        if await self._is_idle_within(timeout_s, unless=self._stop_now):
+            return
+        log.warning("drain_cut_short", requests=self.path.in_flight)
+        for pool in self.pools.values():
+            pool.gate.end_all(CutShort())
+        await self._is_idle_within(TELL_S)
+
+    async def _is_idle_within(self, timeout_s: float, unless: asyncio.Event | None = None) -> bool:
+        """Wait until no request is left; not longer than this, nor once `unless` is set."""
         deadline_s = self._loop.time() + timeout_s
-        while self.path.in_flight and not self._stop_now.is_set():
-            if self._loop.time() >= deadline_s:
-                log.warning("drain_timeout", requests=self.path.in_flight)
-                return
+        while self.path.in_flight:
+            if self._loop.time() >= deadline_s or (unless is not None and unless.is_set()):
+                return False
             await asyncio.sleep(DRAIN_PROBE_S)
+        return True
 
 
 def _on_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

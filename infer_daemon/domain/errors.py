@@ -164,6 +164,12 @@ class PoolLost(Evicted):
     code = "no_engine"
 
 
+class CutShort(Evicted):
+    """The daemon shut down before this request was done."""
+
+    code = "shutting_down"
+
+
 class EngineError(DaemonError):
     """The engine failed while it worked on this request."""
 

@@ -39,6 +39,7 @@ class Gate:
         self._meter = meter
         self._wait_timeout_s = wait_timeout_s
         self._fanout_max = fanout_max
+        self._calls: set[EngineCall] = set()
 
     def run(self, work: Work) -> "EngineCall":
         """One engine call, to be iterated for the outputs that its handler asked for.
@@ -59,7 +60,18 @@ class Gate:
             what = "generations" if work.output_tokens_max else "inputs"
             record.refusal = FanoutTooLarge(f"one request may ask for at most {limit} {what}")
             raise work.as_refusal(record.refusal)
-        return EngineCall(self, work, record)
+        call = EngineCall(self, work, record)
+        self._calls.add(call)
+        return call
+
+    def end_all(self, error: DaemonError) -> None:
+        """Fail every call, waiting or running, with this error."""
+        for call in list(self._calls):
+            call.end(error)
+
+    def forget(self, call: "EngineCall") -> None:
+        """The call has been closed."""
+        self._calls.discard(call)
 
     async def begin(self, work: Work, record: RequestRecord, mailbox: Mailbox) -> Engine:
         """Wait for a turn and hand the work to the engine that was granted.
@@ -120,6 +132,7 @@ class EngineCall:
         self._mailbox: Mailbox | None = None
         self._engine: Engine | None = None
         self._is_closed = False
+        self._ended_with: DaemonError | None = None
         record.open_calls.add(self)
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -148,6 +161,13 @@ class EngineCall:
             self._record.refusal = self._record.refusal or error
             await self.aclose()
             raise self._work.as_refusal(error) from error
+        except asyncio.CancelledError:
+            await self.aclose()
+            if self._ended_with is None:
+                raise
+            # Not its reader was cancelled, but its wait for a turn.
+            self._record.refusal = self._record.refusal or self._ended_with
+            raise self._work.as_refusal(self._ended_with) from None
         except BaseException:
             await self.aclose()
             raise
@@ -156,6 +176,12 @@ class EngineCall:
             raise StopAsyncIteration
         return output
 
+    def end(self, error: DaemonError) -> None:
+        """Fail the call with this error; its reader is told after everything that came before."""
+        self._ended_with = error
+        if self._mailbox is not None:
+            self._mailbox.fail(error)
+
     async def aclose(self) -> None:
         """Stop the call, wherever it is: its place in the queue, its work in the engine.
         Idempotent."""
@@ -163,6 +189,7 @@ class EngineCall:
             return
         self._is_closed = True
         self._record.open_calls.discard(self)
+        self._gate.forget(self)
         mailbox, engine = self._mailbox, self._engine
         if mailbox is None or mailbox.is_finished:
             return

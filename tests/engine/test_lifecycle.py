@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import family
 import httpx
 import pytest
 from harness import ROOT, Running, serve
@@ -50,40 +51,6 @@ engines = ["small"]
 {TENANT}"""
 
 
-def processes() -> dict[int, str]:
-    """Our descendants that are no zombies, with their names."""
-    found: dict[int, tuple[int, str]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        state, parent = rest.split()[:2]
-        if state != "Z":
-            found[int(folder.name)] = (int(parent), name)
-    family = {os.getpid()}
-    while more := {pid for pid, (parent, _) in found.items() if parent in family} - family:
-        family |= more
-    return {pid: found[pid][1] for pid in family - {os.getpid()}}
-
-
-async def gone(pids: set[int], timeout_s: float = 15.0) -> bool:
-    """Whether all of these processes end in time."""
-    async with asyncio.timeout(timeout_s):
-        while pids & processes().keys():
-            await asyncio.sleep(0.05)
-    return True
-
-
-def engine_processes(before: set[int]) -> set[int]:
-    """What was started since, without Python's own helper."""
-    return {
-        pid
-        for pid in processes().keys() - before
-        if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()
-    }
-
-
 @pytest.fixture(autouse=True)
 def what_is_left_is_collected_here() -> Iterator[None]:
     """And not in a later test, which would be blamed for its warnings."""
@@ -108,10 +75,10 @@ async def ask(running: Running, model: str, **fields: Any) -> httpx.Response:
 
 
 async def test_an_engine_that_is_killed_is_told_to_everybody_and_leaves_no_process() -> None:
-    before = set(processes())
+    before = set(family.processes())
     async for running in serve(real("builtin:demo-small") + SIM, engines=2):
         pid: Any = running.engine("small")["pid"]
-        family = engine_processes(before)
+        pids = family.engines(before)
         async with running.http() as http:
             body = {"model": "small", "prompt": "The", "max_tokens": 2000, "ignore_eos": True}
             async with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as one:
@@ -120,7 +87,7 @@ async def test_an_engine_that_is_killed_is_told_to_everybody_and_leaves_no_proce
                 os.kill(pid, signal.SIGKILL)
                 rest = [line async for line in lines if line]
 
-        assert await gone(family)
+        assert await family.all_gone(pids)
         (told,) = (line for line in rest if '"error"' in line)
         error = json.loads(told.removeprefix("data: "))["error"]
         assert "The engine died" in error["message"]
@@ -135,7 +102,7 @@ async def test_an_engine_that_is_killed_is_told_to_everybody_and_leaves_no_proce
 
 
 async def test_an_engine_that_cannot_load_fails_alone_and_says_why(unreadable_model: Path) -> None:
-    before = set(processes())
+    before = set(family.processes())
     async for running in serve(real(str(unreadable_model)) + SIM, engines=2):
         engine = running.engine("small")
         ready, _ = running.daemon.view.readiness()
@@ -146,7 +113,7 @@ async def test_an_engine_that_cannot_load_fails_alone_and_says_why(unreadable_mo
         assert refused.status_code == 503
         assert "engine small is failed: " in refused.json()["error"]["message"]
         assert other.status_code == 200
-        assert engine_processes(before) == set()
+        assert family.engines(before) == set()
 
 
 async def test_a_model_that_is_not_there_fails_alone(tmp_path: Path) -> None:
@@ -157,7 +124,7 @@ async def test_a_model_that_is_not_there_fails_alone(tmp_path: Path) -> None:
 
 
 async def test_stopped_while_an_engine_loads_the_daemon_ends_at_once_and_alone() -> None:
-    before = set(processes())
+    before = set(family.processes())
     state_dir = Path(tempfile.mkdtemp(prefix="idt"))
     settings = schema.replace_listen(
         parse(real("builtin:demo-small"), source="test"), host=None, port=0
@@ -167,11 +134,11 @@ async def test_stopped_while_an_engine_loads_the_daemon_ends_at_once_and_alone()
         daemon = Daemon(settings, folder)
         task = asyncio.create_task(daemon.run())
         async with asyncio.timeout(60):
-            while len(family := engine_processes(before)) < 2:  # a core and its worker
+            while len(pids := family.engines(before)) < 2:  # a core and its worker
                 await asyncio.sleep(0.05)
         daemon.stop()
         async with asyncio.timeout(10):
             await task
 
-    assert await gone(family, timeout_s=2)
+    assert await family.all_gone(pids, timeout_s=2)
     shutil.rmtree(state_dir)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import socket
 from contextlib import ExitStack
@@ -128,23 +129,39 @@ async def test_a_draining_daemon_refuses_what_is_new_and_finishes_what_runs(
 
 
 @pytest.mark.parametrize("how", ["timeout", "second signal"])
-async def test_a_drain_does_not_wait_for_ever(
-    serve: Serve, log_lines: list[EventDict], monkeypatch: pytest.MonkeyPatch, how: str
+async def test_a_drain_does_not_wait_for_ever_and_tells_who_is_left(
+    serve: Serve, log_lines: list[EventDict], how: str
 ) -> None:
-    monkeypatch.setattr(listeners, "SHUTDOWN_GRACE_S", 0.05)
-    timeout_s = 0.1 if how == "timeout" else 3600
-    hung = SIM.replace("sim.step_ms = 1", "sim.hang_after_tokens = 3")
+    timeout_s = 0.2 if how == "timeout" else 3600
+    hung = SIM.replace("sim.step_ms = 1", "sim.hang_after_tokens = 3", 1)
     running = await serve(f"daemon.drain_timeout_s = {timeout_s}\n{hung}")
-    async with running.streaming() as events:
+    async with running.streaming(n=4) as events:
         await events.next()
+        waiting = asyncio.create_task(running.post("/v1/completions", ENDLESS))
+        await until(lambda: running.queue.waiting == 1)
         running.daemon.stop()
         if how == "second signal":
             await until(lambda: running.daemon.path.is_draining)
             running.daemon.stop()
-        await running.task
+        *_, last = await events.rest()
+    await running.task
 
-    assert [line["outcome"] for line in log_lines if line["event"] == "request"] == ["cancelled"]
+    assert json.loads(last)["error"]["code"] == "shutting_down"
+    assert (await waiting).status_code == 503
+    assert error_of(await waiting)["code"] == "shutting_down"
+    ends = [(x["outcome"], x["code"]) for x in log_lines if x["event"] == "request"]
+    assert ends == [("evicted", "shutting_down")] * 2
     assert log_lines[-1]["event"] == "daemon_stopped"
+
+
+async def test_a_daemon_that_has_ended_leaves_no_file_but_its_lock(serve: Serve) -> None:
+    running = await serve()
+    assert running.socket.exists()
+    running.daemon.stop()
+    await running.task
+
+    assert not running.socket.exists()
+    assert not running.folder.admin_socket.exists()
 
 
 async def test_a_daemon_that_has_ended_leaves_nothing_to_connect_to(serve: Serve) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from infer_daemon.engines.leftovers import STATE_DIR_ENV
 from infer_daemon.engines.vllm.plugin import ENGINE_ENV
 
 _SHARED = {
@@ -27,12 +28,16 @@ _SHARED = {
 }
 
 
-def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool) -> None:
+def prepare(
+    runtime_dir: Path, state_dir: Path, *, log_level: str, log_format: str, offline: bool
+) -> None:
     """Set what every engine shares. Call before vLLM is imported anywhere in this process.
 
     Args:
         runtime_dir: a private folder of this run; vLLM's sockets go there, since it never removes
             them itself.
+        state_dir: written into the environment of every process, by which a later run finds those
+            that outlived this one.
         log_level: of vLLM's loggers, in lower case.
         log_format: "json" or "console", as the daemon's own log.
         offline: nothing is to be fetched, since every model is on disk.
@@ -43,6 +48,7 @@ def prepare(runtime_dir: Path, *, log_level: str, log_format: str, offline: bool
         os.environ.setdefault(name, value)
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["VLLM_RPC_BASE_PATH"] = str(runtime_dir)
+    os.environ[STATE_DIR_ENV] = str(state_dir)
     # vLLM's store of responses has no owner and no end.
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
     if plugins := os.environ.get("VLLM_PLUGINS"):

@@ -7,11 +7,14 @@ daemon's event loop was seen to stand still for 1 to 15 seconds. A short nap ins
 (`factory.NAP_S`) frees the core for whoever shares it.
 """
 
+import ctypes
 import gc
 import multiprocessing
 import os
+import signal
 import time
 
+PR_SET_PDEATHSIG = 1
 NAP_ENV = "INFER_DAEMON_SPIN_NAP_S"
 """Seconds to sleep instead of each yield. Set by the daemon in its engines' environment."""
 ENGINE_ENV = "INFER_DAEMON_ENGINE"
@@ -23,11 +26,25 @@ def install() -> None:
     the same Python environment keep vLLM as it is."""
     if ENGINE_ENV not in os.environ or multiprocessing.parent_process() is None:
         return
+    die_with_the_parent()
     gc.enable()  # `cli` switched it off while this process imported vLLM
     leave_the_terminals_group()
     nap_s = os.environ.get(NAP_ENV)
     if nap_s:
         nap_instead_of_yield(float(nap_s))
+
+
+def die_with_the_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone, however that went:
+    vLLM's engines outlive a daemon that was killed.
+
+    The signal comes when the *thread* ends that started this process (prctl(2)); the daemon starts
+    each engine from a thread that lives as long as it.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it went before we asked
 
 
 def leave_the_terminals_group() -> None:

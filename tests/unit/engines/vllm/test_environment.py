@@ -118,7 +118,7 @@ def test_what_all_engines_share_is_set_before_vllm_is_imported(
 ) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    environment.prepare(tmp_path, log_level="warning", log_format="json", offline=offline)
+    environment.prepare(tmp_path, tmp_path, log_level="warning", log_format="json", offline=offline)
 
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert os.environ["VLLM_RPC_BASE_PATH"] == str(tmp_path)
@@ -128,7 +128,7 @@ def test_what_all_engines_share_is_set_before_vllm_is_imported(
 
 @pytest.mark.usefixtures("_own_environ")
 def test_the_logging_that_is_set_up_for_vllm_can_be_used(tmp_path: Path) -> None:
-    environment.prepare(tmp_path, log_level="error", log_format="json", offline=True)
+    environment.prepare(tmp_path, tmp_path, log_level="error", log_format="json", offline=True)
     config = json.loads(Path(os.environ["VLLM_LOGGING_CONFIG_PATH"]).read_text())
     logging.config.dictConfig(config)
     logger = logging.getLogger("vllm")
