@@ -82,6 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(state)
     state.set_defaults(run=_state)
 
+    keys = commands.add_parser("keys", help="make, list and revoke keys in a configuration")
+    keys.set_defaults(run=_keys)
+    actions = keys.add_subparsers(required=True, metavar="ACTION", dest="action")
+    new = actions.add_parser("new", help="print a new key, once, and the line for its tenant")
+    new.add_argument("tenant", metavar="NAME")
+    listing = actions.add_parser("list", help="tenants and the beginnings of their keys' hashes")
+    revoke = actions.add_parser("revoke", help="take a key out of the file, by its hash or itself")
+    revoke.add_argument("key", metavar="HASH", help="the first 8 digits of the hash, or more")
+    for action in (listing, revoke):
+        action.add_argument("--config", type=Path, required=True, metavar="FILE")
+
     version = commands.add_parser("version", help="the daemon's version")
     version.set_defaults(run=lambda _: print(__version__) or OK)
     return parser
@@ -136,6 +147,32 @@ def _check(arguments: argparse.Namespace) -> int:
     from infer_daemon.settings import load
 
     plan.show(load.load(arguments.config, also=plan.problems))
+    return OK
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from infer_daemon.settings import load
+    from infer_daemon.tenancy import keys
+    from infer_daemon.tenancy.registry import key_hash
+
+    if arguments.action == "new":
+        key = keys.new()
+        print(f"key of {arguments.tenant}, shown only now: {key}")
+        print(f"for [tenants.{arguments.tenant}], added to what is there:")
+        print(f'key_hashes = ["{key_hash(key)}"]')
+        return OK
+    settings = load.load(arguments.config)
+    if arguments.action == "list":
+        from infer_daemon import tables
+
+        tables.show_keys(settings)
+        return OK
+    try:
+        tenant = keys.revoke(arguments.config, settings, arguments.key)
+    except keys.KeyProblem as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    print(f"a key of {tenant} is out of {arguments.config}; the daemon forgets it when it restarts")
     return OK
 
 

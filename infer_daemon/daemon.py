@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from infer_daemon import __version__
+from infer_daemon import __version__, notify
 from infer_daemon.api import admin, app, listeners
 from infer_daemon.domain.errors import CutShort
 from infer_daemon.domain.jobs import EngineName
@@ -59,7 +59,7 @@ class Daemon:
         self.vendor = VendorCollector(self._is_ready)
         # The loop's own clock, but not rounded to the milliseconds that uvloop keeps.
         self.recorder = Recorder(self.metrics, time.monotonic)
-        self.tenants = Registry({name: t.key_hashes for name, t in settings.tenants.items()})
+        self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {
             name: Scheduler(queue_len_max=settings.scheduling.queue_len_max)
@@ -111,9 +111,11 @@ class Daemon:
         if ended := leftovers.end(self._folder.root):
             log.warning("leftovers_ended", pids=ended)
         doors = await self._open_doors()
+        notify.tell("READY=1\nSTATUS=the door is open, engines are loading")
         tasks = [
             asyncio.create_task(self._stopped(), name="stop"),
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
+            asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
             asyncio.create_task(self._announce(show_examples=show_examples), name="announce"),
         ]
@@ -140,24 +142,34 @@ class Daemon:
         await self._stop.wait()
 
     async def _open_doors(self) -> list[listeners.Runner]:
-        listen = self._settings.listen
-        api = await listeners.runner(
-            app.build(self.path, self.view, body_bytes_max=listen.body_bytes_max)
-        )
-        operators = await listeners.runner(admin.build(self.view.state))
+        listen, admins = self._settings.listen, self._settings.admin
+        tls = listeners.tls_context(listen.tls_certificate, listen.tls_key)
+        api = await listeners.runner(app.build(self.path, self.view, listen), listen)
+        operators = await listeners.runner(admin.build(self.view), listen)
+        remote = await listeners.runner(admin.build(self.view, admins.key_hashes), listen)
+        doors = [api, operators, remote]
         socket = self._folder.api_socket(self._settings)
-        self._sockets = [self._folder.admin_socket, *([socket] if socket else [])]
+        inherited = notify.inherited_sockets()
         try:
             await listeners.listen_unix(operators, self._folder.admin_socket, 0o600)
+            self._sockets.append(self._folder.admin_socket)
+            if admins.port is not None:
+                await listeners.listen_tcp(remote, admins.host, admins.port, tls)
+            for given in inherited:
+                log.info("door_inherited", address=await listeners.inherit(api, given, tls))
+            if inherited:
+                return doors
             if socket is not None:
-                await listeners.listen_unix(api, socket, int(listen.unix_socket_mode, 8))
-            self.port = await listeners.listen_tcp(api, listen.host, listen.port)
+                mode = int(listen.unix_socket_mode, 8)
+                await listeners.listen_unix(api, socket, mode, listen.unix_socket_group)
+                self._sockets.append(socket)
+            self.port = await listeners.listen_tcp(api, listen.host, listen.port, tls)
         except listeners.AddressInUse:
-            await api.cleanup()
-            await operators.cleanup()
+            for door in doors:
+                await door.cleanup()
             raise
         log.info("door_open", url=self.url, unix_socket=str(socket or ""))
-        return [api, operators]
+        return doors
 
     @property
     def url(self) -> str:
@@ -165,7 +177,10 @@ class Daemon:
         host = self._settings.listen.host
         if host in ("", "0.0.0.0", "::"):
             host = "127.0.0.1"  # every address: this one too
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "https" if self._settings.listen.tls_certificate else "http"
+        return (
+            f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        )
 
     def _load_vendor(self) -> "VllmFactory":
         # vLLM reads its configuration from the environment in which it is imported.
@@ -199,6 +214,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         ready, body = self.view.readiness()
+        notify.tell(f"STATUS={body['status']}")
         (log.info if ready else log.error)("daemon_ready" if ready else "daemon_not_ready", **body)
         if ready and show_examples:
             socket = str(self._folder.api_socket(self._settings) or "")
@@ -214,9 +230,18 @@ class Daemon:
             await asyncio.sleep(LAG_PROBE_S)
             self.metrics.loop_lag.observe(max(0.0, self._loop.time() - due_s))
 
+    async def _feed_watchdog(self) -> None:
+        """Tell the service manager that this loop still turns."""
+        interval_s = notify.watchdog_interval_s()
+        while interval_s is not None:
+            notify.tell("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+        await asyncio.Event().wait()
+
     async def _drain(self) -> None:
         """Refuse what is new and let what runs finish, up to the configured time; tell the rest."""
         self.path.is_draining = True
+        notify.tell("STOPPING=1")
         timeout_s = self._settings.daemon.drain_timeout_s
         log.info("draining", requests=self.path.in_flight, timeout_s=timeout_s)
         if await self._is_idle_within(timeout_s, unless=self._stop_now):

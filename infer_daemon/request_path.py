@@ -44,6 +44,8 @@ class Ask:
     key: str | None
     read: Callable[[], Awaitable[Body]]
     """Reads and decodes the body; called once the sender is known. Raises DaemonError."""
+    uid: int | None = None
+    """User at the other end of a Unix socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class RequestPath:
 
     async def _answer(self, ask: Ask, record: RequestRecord) -> Reply | EventStream:
         # 1. authenticate: who asks?
-        tenant = self._tenants.authenticate(ask.key)
+        tenant = self._tenants.authenticate(ask.key, ask.uid)
         record.tenant = tenant.name
         record.authenticated_s = record.clock()
         # 2. admit: may it come in at all? What is exact (tokens, room) is decided at the gate.

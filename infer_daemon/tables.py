@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infer_daemon.settings.schema import Settings
+
 _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow"}
 
 
@@ -47,6 +49,15 @@ def show_models(state: dict[str, Any]) -> None:
     for name, model in state["models"].items():
         models.add_row(name, _coloured(model["state"]), Text(model.get("reason", "")))
     Console().print(models)
+
+
+def show_keys(settings: Settings) -> None:
+    """Who may ask, and by what: enough of each hash to name it."""
+    keys = _table("tenant", "keys (first digits of the hash)", "users on this machine")
+    for name, tenant in settings.tenants.items():
+        digits = [digest.removeprefix("sha256:")[:12] for digest in tenant.key_hashes]
+        keys.add_row(name, ", ".join(digits) or "-", ", ".join(map(str, tenant.uids)) or "-")
+    Console().print(keys)
 
 
 def _table(*columns: str) -> Table:

@@ -42,9 +42,9 @@ class View:
         registry.register(parts.vendor)
         registry.register(LiveCollector(lambda: list(self._engine_reports()), self._queues))
 
-    def authenticate(self, key: str | None) -> None:
-        """Raise InvalidKey unless the key is a tenant's."""
-        self._parts.tenants.authenticate(key)
+    def authenticate(self, key: str | None, uid: int | None) -> None:
+        """Raise InvalidKey unless the key, or without one the user, is a tenant's."""
+        self._parts.tenants.authenticate(key, uid)
 
     def models(self) -> list[dict[str, object]]:
         """One card per public model, in OpenAI's shape and with vLLM's `max_model_len`."""

@@ -40,7 +40,7 @@ class Inside:
             for engine in settings.models[deployments[0].model].engines
         }
         self.path = RequestPath(
-            tenants=Registry({name: t.key_hashes for name, t in settings.tenants.items()}),
+            tenants=Registry(settings.tenants),
             catalog=catalog,
             pools=self.pools,
             recorder=self.recorder,

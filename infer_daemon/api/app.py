@@ -10,7 +10,7 @@ from aiohttp import web
 
 from infer_daemon import __version__
 from infer_daemon.api import sse
-from infer_daemon.api.openai import PATHS, bearer_key, error_response, read_body
+from infer_daemon.api.openai import PATHS, bearer_key, error_response, peer_uid, read_body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
@@ -22,6 +22,7 @@ from infer_daemon.domain.errors import (
 )
 from infer_daemon.engines.contract import Reply
 from infer_daemon.request_path import Ask, RequestPath
+from infer_daemon.settings.schema import ListenSection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,27 +39,41 @@ class View(Protocol):
     def metrics(self) -> bytes:
         """The page for Prometheus. Called from a thread."""
 
-    def authenticate(self, key: str | None) -> None:
-        """Raise InvalidKey unless the key is a tenant's."""
+    def authenticate(self, key: str | None, uid: int | None) -> None:
+        """Raise InvalidKey unless the key, or without one the user, is a tenant's."""
+
+    def state(self) -> dict[str, object]:
+        """Everything, for operators."""
 
 
-def build(path: RequestPath, view: View, *, body_bytes_max: int) -> web.Application:
+def build(path: RequestPath, view: View, limits: ListenSection) -> web.Application:
     """The application; the daemon puts it behind its listeners."""
-    app = web.Application(client_max_size=body_bytes_max, middlewares=[_errors_in_shape])
+    app = web.Application(client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape])
     for url, endpoint in PATHS.items():
-        app.router.add_post(url, partial(_ask, path, endpoint))
+        app.router.add_post(url, partial(_ask, path, limits, endpoint))
     app.router.add_get("/v1/models", partial(_models, view))
     app.router.add_get("/v1/models/{id:.+}", partial(_model, view))
     app.router.add_get("/version", _version)
-    app.router.add_get("/health", _health)
-    app.router.add_get("/ready", partial(_ready, view))
-    app.router.add_get("/metrics", partial(_metrics, view))
+    if limits.operator_paths:
+        add_operator_paths(app, view)
     return app
 
 
-async def _ask(path: RequestPath, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+def add_operator_paths(app: web.Application, view: View) -> None:
+    """What load balancers and Prometheus ask, without a key."""
+    app.router.add_get("/health", _health)
+    app.router.add_get("/ready", partial(_ready, view))
+    app.router.add_get("/metrics", partial(_metrics, view))
+
+
+async def _ask(
+    path: RequestPath, limits: ListenSection, endpoint: Endpoint, request: web.Request
+) -> web.StreamResponse:
     ask = Ask(
-        endpoint=endpoint, key=bearer_key(request), read=partial(read_body, request, endpoint)
+        endpoint=endpoint,
+        key=bearer_key(request),
+        uid=peer_uid(request),
+        read=partial(read_body, request, endpoint, limits),
     )
     answer = await path.run(ask)
     if not isinstance(answer.content, Reply):
@@ -73,7 +88,7 @@ async def _ask(path: RequestPath, endpoint: Endpoint, request: web.Request) -> w
 
 
 @web.middleware
-async def _errors_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def errors_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every refusal in the shape that the client's library parses."""
     try:
         return await handler(request)
@@ -97,12 +112,12 @@ def _in_our_words(error: DaemonError | web.HTTPClientError, request: web.Request
 
 
 async def _models(view: View, request: web.Request) -> web.Response:
-    view.authenticate(bearer_key(request))
+    view.authenticate(bearer_key(request), peer_uid(request))
     return _json({"object": "list", "data": view.models()})
 
 
 async def _model(view: View, request: web.Request) -> web.Response:
-    view.authenticate(bearer_key(request))
+    view.authenticate(bearer_key(request), peer_uid(request))
     wanted = request.match_info["id"]
     cards = view.models()
     for card in cards:

@@ -1,44 +1,106 @@
-"""Where the door is: TCP and Unix sockets."""
+"""Where the door is: TCP and Unix sockets, ours or handed over by the service manager."""
 
+import asyncio
 import os
+import shutil
 import socket
+import ssl
 import stat
 from pathlib import Path
 
 from aiohttp import web
 
+from infer_daemon.api.door import Door
+from infer_daemon.settings.schema import ListenSection
+
 SHUTDOWN_GRACE_S = 0.5
 """For handlers that are still there when the daemon has drained, or was told not to."""
-
-
-Runner = web.AppRunner
+BACKLOG = 1024
 
 
 class AddressInUse(Exception):
-    """Somebody listens there already; the message says where."""
+    """A listener cannot be opened; the message says where and why."""
 
 
-async def runner(app: web.Application) -> web.AppRunner:
-    """Prepare an application for any number of listeners."""
-    app_runner = web.AppRunner(
-        app,
+class Runner(web.AppRunner):
+    """An application behind any number of listeners, with the door's limits."""
+
+    def __init__(self, app: web.Application, limits: ListenSection) -> None:
         # A client that goes away cancels its handler, and with it the work in the engine.
-        handler_cancellation=True,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=SHUTDOWN_GRACE_S,
-    )
+        super().__init__(
+            app, handler_cancellation=True, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE_S
+        )
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        return Door(await super()._make_server(), self._limits)
+
+
+class InheritedUnixSite(web.BaseSite):
+    """Listens on a Unix socket that is already bound; the library knows only those of TCP."""
+
+    def __init__(self, runner: Runner, inherited: socket.socket) -> None:
+        super().__init__(runner, backlog=BACKLOG)
+        self._socket = inherited
+
+    @property
+    def name(self) -> str:
+        """See `web.BaseSite`."""
+        return f"unix:{self._socket.getsockname()}"
+
+    async def start(self) -> None:
+        """See `web.BaseSite`."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        server = self._runner.server
+        assert server is not None, "the runner was set up"
+        self._server = await loop.create_unix_server(server, sock=self._socket)
+
+
+async def runner(app: web.Application, limits: ListenSection) -> Runner:
+    """Prepare an application for any number of listeners."""
+    app_runner = Runner(app, limits)
     await app_runner.setup()
     return app_runner
 
 
-async def listen_tcp(app_runner: web.AppRunner, host: str, port: int) -> int:
+async def inherit(app_runner: Runner, inherited: socket.socket, tls: ssl.SSLContext | None) -> str:
+    """Listen on a socket that the service manager opened. Returns how to log it."""
+    inherited.setblocking(False)
+    site: web.BaseSite
+    if inherited.family == socket.AF_UNIX:
+        site = InheritedUnixSite(app_runner, inherited)
+    else:
+        site = web.SockSite(app_runner, inherited, ssl_context=tls, backlog=BACKLOG)
+    await site.start()
+    return str(inherited.getsockname())
+
+
+def tls_context(certificate: str, key: str) -> ssl.SSLContext | None:
+    """TLS for TCP listeners, None if no certificate is named.
+
+    Raises:
+        AddressInUse: the files cannot be used.
+    """
+    if not certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(Path(certificate).expanduser(), Path(key).expanduser())
+    except (OSError, ssl.SSLError) as error:
+        raise AddressInUse(f"TLS: {certificate} with {key}: {error}") from error
+    return context
+
+
+async def listen_tcp(
+    app_runner: Runner, host: str, port: int, tls: ssl.SSLContext | None = None
+) -> int:
     """Listen on TCP; port 0 takes a free one. Returns the port.
 
     Raises:
         AddressInUse: the port is taken, or is not ours to take.
     """
-    site = web.TCPSite(app_runner, host, port)
+    site = web.TCPSite(app_runner, host, port, ssl_context=tls, backlog=BACKLOG)
     try:
         await site.start()
     except OSError as error:
@@ -50,8 +112,11 @@ async def listen_tcp(app_runner: web.AppRunner, host: str, port: int) -> int:
     return bound
 
 
-async def listen_unix(app_runner: web.AppRunner, path: Path, mode: int) -> None:
+async def listen_unix(app_runner: Runner, path: Path, mode: int, group: str = "") -> None:
     """Listen on a Unix socket. A file left by a dead process is replaced.
+
+    Args:
+        group: who besides the owner the mode's second digit is for; "" keeps our own.
 
     Raises:
         AddressInUse: a living process listens there, or the path holds something else.
@@ -60,8 +125,10 @@ async def listen_unix(app_runner: web.AppRunner, path: Path, mode: int) -> None:
     # Born with the right mode: between a bind and a chmod anybody could connect.
     before = os.umask(0o777 & ~mode)
     try:
-        await web.UnixSite(app_runner, path).start()
-    except OSError as error:
+        await web.UnixSite(app_runner, path, backlog=BACKLOG).start()
+        if group:
+            shutil.chown(path, group=group)
+    except (OSError, LookupError) as error:
         raise AddressInUse(f"cannot listen on {path}: {error}") from error
     finally:
         os.umask(before)

@@ -1,13 +1,18 @@
 """OpenAI's ways: the paths, the body's encoding and the shape of an error."""
 
+import asyncio
+import socket
+import struct
 from typing import Any
 
 import msgspec
 from aiohttp import BodyPartReader, web
 
+from infer_daemon.api import fields
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import BodyTooLarge, ClientError, DaemonError, MalformedBody
+from infer_daemon.domain.errors import BodyTooLarge, DaemonError, MalformedBody, SentTooSlowly
 from infer_daemon.request_path import Body
+from infer_daemon.settings.schema import ListenSection
 
 PATHS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint.CHAT,
@@ -32,40 +37,52 @@ PATHS: dict[str, Endpoint] = {
 
 _UPLOADS = (Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS)
 _decoder = msgspec.json.Decoder()
+_UCRED = struct.Struct("iII")
+"""pid, uid, gid; see unix(7)."""
 
 
-async def read_body(request: web.Request, endpoint: Endpoint) -> Body:
+async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSection) -> Body:
     """Read and decode a request's body.
 
     Raises:
-        BodyTooLarge, MalformedBody: as they say.
+        BodyTooLarge, MalformedBody, SentTooSlowly, ClientError: as they say.
     """
     try:
-        body = await _read_form(request) if endpoint in _UPLOADS else await _read_json(request)
+        async with asyncio.timeout(limits.send_timeout_s):
+            if endpoint in _UPLOADS:
+                body = await _read_form(request)
+            else:
+                body = await _read_json(request, limits.json_depth_max)
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge from error
-    refuse_what_is_not_ours(endpoint, body.fields)
-    return body
+    except TimeoutError as error:
+        raise SentTooSlowly from error
+    fields.refuse_what_is_not_ours(endpoint, body.fields)
+    fields.refuse_strange_media(body.fields, limits.media_hosts)
+    return Body(fields.without_what_is_ours(body.fields), body.upload)
 
 
-async def _read_json(request: web.Request) -> Body:
+async def _read_json(request: web.Request, depth_max: int) -> Body:
     try:
         raw = await request.read()
     except web.RequestPayloadError as error:
         raise MalformedBody(f"the body cannot be read: {error}") from error
     try:
-        fields = _decoder.decode(raw)
+        decoded = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from error
-    if not isinstance(fields, dict):
+    if not isinstance(decoded, dict):
         raise MalformedBody
-    return Body(fields)
+    # Counting brackets is cheap, and few of them cannot be deep.
+    if raw.count(b"{") + raw.count(b"[") > depth_max and fields.depth(decoded) > depth_max:
+        raise MalformedBody(f"the body is nested deeper than {depth_max} levels")
+    return Body(decoded)
 
 
 async def _read_form(request: web.Request) -> Body:
     if not request.content_type.startswith("multipart/"):
         raise MalformedBody("this path takes multipart/form-data with a part named `file`")
-    fields: dict[str, Any] = {}
+    form: dict[str, Any] = {}
     upload: bytes | None = None
     size = 0
     try:
@@ -79,28 +96,16 @@ async def _read_form(request: web.Request) -> Body:
             if part.name == "file":
                 upload = data
             elif part.name and part.name.endswith("[]"):  # how OpenAI's clients send a list
-                fields.setdefault(part.name.removesuffix("[]"), []).append(data.decode())
+                form.setdefault(part.name.removesuffix("[]"), []).append(data.decode())
             elif part.name:
-                fields[part.name] = data.decode()
+                form[part.name] = data.decode()
     except (DaemonError, web.HTTPException, ConnectionError):
         raise
     except Exception as error:  # the library answers bad parts with whatever its parser meets
         raise MalformedBody(f"the body is not multipart/form-data: {error}") from error
     if upload is None:
         raise MalformedBody("there is no part named `file`")
-    return Body(fields, upload)
-
-
-def refuse_what_is_not_ours(endpoint: Endpoint, fields: dict[str, Any]) -> None:
-    """Refuse the few fields that would need a store of responses, which there is none of: one
-    tenant could read another's."""
-    if endpoint is not Endpoint.RESPONSES:
-        return
-    for name in ("previous_response_id", "background", "conversation"):
-        if fields.get(name):
-            raise ClientError(
-                f"{name}: responses are not stored here; send the whole conversation", param=name
-            )
+    return Body(form, upload)
 
 
 def bearer_key(request: web.BaseRequest) -> str | None:
@@ -109,6 +114,17 @@ def bearer_key(request: web.BaseRequest) -> str | None:
     if scheme.lower() == "bearer":
         return key.strip()
     return request.headers.get("x-api-key")
+
+
+def peer_uid(request: web.BaseRequest) -> int | None:
+    """The user at the other end of a Unix socket, as the kernel says it; None over TCP."""
+    transport = request.transport
+    connection = transport.get_extra_info("socket") if transport is not None else None
+    if connection is None or connection.family != socket.AF_UNIX:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    uid: int = _UCRED.unpack(credentials)[1]
+    return uid
 
 
 def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Response:

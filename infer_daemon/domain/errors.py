@@ -9,14 +9,19 @@
     │   ├── ModelNotFound           404 model_not_found
     │   ├── NoSuchPath              404 not_found
     │   ├── MethodNotAllowed        405 method_not_allowed
-    │   └── BodyTooLarge            413 body_too_large
+    │   ├── SentTooSlowly           408 request_timeout
+    │   ├── BodyTooLarge            413 body_too_large
+    │   ├── HeaderTooLarge          431 header_too_large
+    │   └── MalformedRequest        400 malformed_request
     ├── Rejected                    503: never entered a queue
+    │   ├── TooManyConnections      503 too_many_connections
     │   ├── QueueFull               503 queue_full
     │   ├── ModelNotReady           503 model_not_ready
     │   └── ShuttingDown            503 shutting_down
     ├── Evicted                     503: was queued and gave its place up
     │   ├── WaitedTooLong           503 waited_too_long
-    │   └── PoolLost                503 no_engine
+    │   ├── PoolLost                503 no_engine
+    │   └── CutShort                503 cut_short
     ├── EngineError
     │   ├── EngineDied              503 engine_died
     │   └── EngineFault             500 engine_fault
@@ -118,12 +123,38 @@ class BodyTooLarge(ClientError):
     code = "body_too_large"
 
 
+class SentTooSlowly(ClientError):
+    """The request did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class HeaderTooLarge(ClientError):
+    """A line of the request's head is longer than this daemon accepts."""
+
+    status = 431
+    code = "header_too_large"
+
+
+class MalformedRequest(ClientError):
+    """This is not HTTP as it should be."""
+
+    code = "malformed_request"
+
+
 class Rejected(DaemonError):
     """The daemon cannot take this request now."""
 
     status = 503
     code = "rejected"
     outcome = Outcome.REJECTED
+
+
+class TooManyConnections(Rejected):
+    """Too many connections are open."""
+
+    code = "too_many_connections"
 
 
 class QueueFull(Rejected):
@@ -167,7 +198,7 @@ class PoolLost(Evicted):
 class CutShort(Evicted):
     """The daemon shut down before this request was done."""
 
-    code = "shutting_down"
+    code = "cut_short"
 
 
 class EngineError(DaemonError):

@@ -1,5 +1,6 @@
 """What the schema alone cannot say: how the tables of one file must agree with each other."""
 
+import grp
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -25,14 +26,33 @@ REFUSED = {
     "enable_log_outputs": "completions are never logged",
     "data_parallel_size": "replicas are engines of their own, named by one model",
     "headless": "the engine belongs to this process",
+    "allowed_local_media_path": "clients must not read this machine's files",
+    "trust_request_chat_template": "a template is a program",
 }
 """Arguments that would break a promise of this daemon, and why."""
 
 
 def problems(settings: Settings) -> list[str]:
     """Every breach as `path: what is wrong`, in the order of the file's sections."""
-    parts = (_engines, _models, _devices, _cores, _tenants)
+    parts = (_listen, _engines, _models, _devices, _cores, _tenants)
     return [problem for part in parts for problem in part(settings)]
+
+
+def _listen(settings: Settings) -> Iterator[str]:
+    listen, admin = settings.listen, settings.admin
+    if bool(listen.tls_certificate) != bool(listen.tls_key):
+        yield "$.listen.tls_certificate: a certificate and its key are needed, or neither"
+    if listen.unix_socket_group:
+        try:
+            grp.getgrnam(listen.unix_socket_group)
+        except KeyError:
+            yield f"$.listen.unix_socket_group: there is no group {listen.unix_socket_group!r}"
+    if admin.port is not None and not admin.key_hashes:
+        yield "$.admin.key_hashes: a TCP port for operators needs a key"
+    theirs = {digest for tenant in settings.tenants.values() for digest in tenant.key_hashes}
+    for index, digest in enumerate(admin.key_hashes):
+        if digest in theirs:
+            yield f"$.admin.key_hashes[{index}]: a tenant has the same key"
 
 
 def _engines(settings: Settings) -> Iterator[str]:
@@ -122,6 +142,7 @@ def _devices(settings: Settings) -> Iterator[str]:
 
 def _tenants(settings: Settings) -> Iterator[str]:
     owners: dict[str, str] = {}
+    users: dict[int, str] = {}
     for name, tenant in settings.tenants.items():
         for index, key_hash in enumerate(tenant.key_hashes):
             if key_hash in owners:
@@ -130,3 +151,7 @@ def _tenants(settings: Settings) -> Iterator[str]:
                     f"tenant {owners[key_hash]!r} has the same key"
                 )
             owners[key_hash] = name
+        for index, uid in enumerate(tenant.uids):
+            if uid in users:
+                yield f"$.tenants.{name}.uids[{index}]: uid {uid} is tenant {users[uid]!r} already"
+            users[uid] = name

@@ -38,7 +38,25 @@ class ListenSection(Section, frozen=True):
     port: Port = 8000
     unix_socket: str = "api.sock"
     unix_socket_mode: FileMode = "0660"
+    unix_socket_group: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    operator_paths: bool = True
+    connections_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    header_bytes_max: Annotated[int, Meta(ge=1024, le=1_048_576)] = 16_384
     body_bytes_max: Bytes = 8 * 1024 * 1024
+    json_depth_max: Annotated[int, Meta(ge=8, le=512)] = 64
+    send_timeout_s: Seconds = 30.0
+    keepalive_timeout_s: Seconds = 75.0
+    media_hosts: list[str] = []
+
+
+class AdminSection(Section, frozen=True):
+    """The operators' door beside its Unix socket."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    key_hashes: list[KeyHash] = []
 
 
 class SchedulingSection(Section, frozen=True):
@@ -53,6 +71,7 @@ class TenantSection(Section, frozen=True):
     """One party that requests are charged to."""
 
     key_hashes: list[KeyHash] = []
+    uids: list[Annotated[int, Meta(ge=0, le=4_294_967_294)]] = []
 
 
 class SimSection(Section, frozen=True):
@@ -104,6 +123,7 @@ class Settings(Section, frozen=True):
     models: dict[Name, ModelSection]
     daemon: DaemonSection = DaemonSection()
     listen: ListenSection = ListenSection()
+    admin: AdminSection = AdminSection()
     scheduling: SchedulingSection = SchedulingSection()
     tenants: dict[Name, TenantSection] = {}
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from infer_daemon.domain.errors import InvalidKey
 from infer_daemon.domain.tenant import Tenant
+from infer_daemon.settings.schema import TenantSection
 
 
 def key_hash(key: str) -> str:
@@ -14,28 +15,37 @@ def key_hash(key: str) -> str:
 
 
 class Registry:
-    """All tenants and the hashes of their keys; the keys themselves are nowhere."""
+    """All tenants, the hashes of their keys and their users on this machine; the keys themselves
+    are nowhere."""
 
-    def __init__(self, tenants: Mapping[str, list[str]]) -> None:
-        """Args: tenants: tenant name -> hashes of its keys."""
-        self._by_hash = {
-            digest: Tenant(name) for name, digests in tenants.items() for digest in digests
-        }
+    def __init__(self, tenants: Mapping[str, TenantSection]) -> None:
+        self._by_hash: dict[str, Tenant] = {}
+        self._by_uid: dict[int, Tenant] = {}
+        for name, section in tenants.items():
+            tenant = Tenant(name)
+            self._by_hash |= dict.fromkeys(section.key_hashes, tenant)
+            self._by_uid |= dict.fromkeys(section.uids, tenant)
 
     def knows(self, key: str) -> bool:
         """Whether a key is a tenant's."""
         return key_hash(key) in self._by_hash
 
-    def authenticate(self, key: str | None) -> Tenant:
-        """The tenant of a key.
+    def authenticate(self, key: str | None, uid: int | None = None) -> Tenant:
+        """The tenant of a key, or without one of the user who connected.
 
         The look-up compares digests, so its time tells nothing about a key: whoever could steer
         the digest of a guess towards a stored one would have broken SHA-256.
 
+        Args:
+            uid: of the process at the other end of a Unix socket, as the kernel says it.
+
         Raises:
-            InvalidKey: there is no key, or nobody's.
+            InvalidKey: nobody's.
         """
-        tenant = self._by_hash.get(key_hash(key)) if key else None
+        if key:
+            tenant = self._by_hash.get(key_hash(key))
+        else:
+            tenant = self._by_uid.get(uid) if uid is not None else None
         if tenant is None:
             raise InvalidKey("this API key is not valid" if key else None)
         return tenant

@@ -16,6 +16,9 @@ from harness import KEY
 
 pytestmark = pytest.mark.vllm
 
+STREAMS = 64
+DRAIN_S = 30
+
 CONFIG = """
 [listen]
 port = 0
@@ -71,6 +74,25 @@ async def answers(home: Path) -> int:
         return (await http.post("/v1/completions", json=body, headers=headers)).status_code
 
 
+async def stream(home: Path) -> str:
+    """The last line of a stream."""
+    transport = httpx.AsyncHTTPTransport(uds=str(home / "s" / "api.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://daemon", timeout=60) as http:
+        body = {"model": "small", "prompt": "The", "max_tokens": 200, "ignore_eos": True}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with http.stream(
+            "POST", "/v1/completions", json={**body, "stream": True}, headers=headers
+        ) as answer:
+            return [line async for line in answer.aiter_lines() if line][-1]
+
+
+async def in_flight(home: Path) -> int:
+    transport = httpx.AsyncHTTPTransport(uds=str(home / "s" / "admin.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        found: int = (await http.get("/state")).json()["requests_in_flight"]
+        return found
+
+
 def segments() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
@@ -100,8 +122,12 @@ async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothi
 
     daemon = await start(home)
     await ready(home)
+    streams = [asyncio.create_task(stream(home)) for _ in range(STREAMS)]
+    while await in_flight(home) < STREAMS:
+        await asyncio.sleep(0.02)
     daemon.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(daemon.wait(), 30) == 0
+    assert await asyncio.wait_for(daemon.wait(), DRAIN_S + 15) == 0
+    assert [await last for last in streams] == ["data: [DONE]"] * STREAMS
     assert [file.name for file in (home / "s").iterdir()] == ["daemon.lock"]
     assert not segments() - before
     assert "leaked" not in (home / "log").read_text()

@@ -146,11 +146,11 @@ async def test_a_drain_does_not_wait_for_ever_and_tells_who_is_left(
         *_, last = await events.rest()
     await running.task
 
-    assert json.loads(last)["error"]["code"] == "shutting_down"
+    assert json.loads(last)["error"]["code"] == "cut_short"
     assert (await waiting).status_code == 503
-    assert error_of(await waiting)["code"] == "shutting_down"
+    assert error_of(await waiting)["code"] == "cut_short"
     ends = [(x["outcome"], x["code"]) for x in log_lines if x["event"] == "request"]
-    assert ends == [("evicted", "shutting_down")] * 2
+    assert ends == [("evicted", "cut_short")] * 2
     assert log_lines[-1]["event"] == "daemon_stopped"
 
 

@@ -109,7 +109,7 @@ def test_a_second_signal_ends_a_drain_at_once(process: Process) -> None:
         process.send(signal.SIGTERM, until="daemon_stopped")
         assert process.popen.wait() == 0
     outcomes = [line["outcome"] for line in process.lines if line["event"] == "request"]
-    assert outcomes == ["cancelled"]
+    assert outcomes == ["evicted"]
 
 
 def test_a_port_that_is_taken_is_an_error_with_exit_code_1(root: Path, folder: StateFolder) -> None:

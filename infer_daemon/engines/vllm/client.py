@@ -17,6 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from infer_daemon.domain.errors import NotSupported
 from infer_daemon.domain.jobs import JobId
+from infer_daemon.domain.record import CURRENT
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.gate import EngineCall, Gate
 from infer_daemon.engines.vllm.errors import GateRefusal
@@ -78,7 +79,7 @@ class GatedClient:
         return self._gate.run(
             Work(
                 id=_job_id(request_id),
-                payload=Payload(prompt, params, options),
+                payload=Payload(_salted(prompt), params, options),
                 wants="deltas" if wants_deltas else "final",
                 merge=_add_delta,
                 prompt_tokens=extract_prompt_len(self._llm.model_config, prompt),
@@ -109,7 +110,7 @@ class GatedClient:
         return self._gate.run(
             Work(
                 id=_job_id(request_id),
-                payload=Payload(prompt, pooling_params, options),
+                payload=Payload(_salted(prompt), pooling_params, options),
                 wants="final",
                 merge=_keep_first,
                 prompt_tokens=extract_prompt_len(self._llm.model_config, prompt),
@@ -120,6 +121,15 @@ class GatedClient:
 
     async def abort(self, request_id: object) -> None:
         """Handlers abort by closing their generators; the gate does the rest."""
+
+
+def _salted(prompt: Any) -> Any:
+    """The prompt under its tenant's name in the prefix cache: a shared cache would tell one tenant,
+    by how fast an answer comes, what another has asked."""
+    record = CURRENT.get()
+    if record is None or not isinstance(prompt, dict) or "prompt_token_ids" not in prompt:
+        return prompt
+    return {**prompt, "cache_salt": record.tenant}
 
 
 def _job_id(request_id: str) -> JobId:

@@ -5,13 +5,19 @@ import hashlib
 import pytest
 
 from infer_daemon.domain.errors import InvalidKey
+from infer_daemon.settings.schema import TenantSection
 from infer_daemon.tenancy.registry import Registry, key_hash
 
 
 @pytest.fixture
 def registry() -> Registry:
     """Two tenants, one with two keys."""
-    return Registry({"acme": [key_hash("old"), key_hash("new")], "globex": [key_hash("other")]})
+    return Registry(
+        {
+            "acme": TenantSection(key_hashes=[key_hash("old"), key_hash("new")], uids=[7]),
+            "globex": TenantSection(key_hashes=[key_hash("other")]),
+        }
+    )
 
 
 @pytest.mark.parametrize(("key", "tenant"), [("old", "acme"), ("new", "acme"), ("other", "globex")])

@@ -1,0 +1,133 @@
+"""The door's patience: how many may stand in it, and how long one may take to say what it wants.
+
+The HTTP library reads and parses; what it leaves open is closed here: a limit on connections, a
+deadline for the head of a request, and errors of the protocol in the shape of all others.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from infer_daemon.api.openai import error_response
+from infer_daemon.domain.errors import (
+    DaemonError,
+    HeaderTooLarge,
+    MalformedRequest,
+    SentTooSlowly,
+    TooManyConnections,
+)
+from infer_daemon.settings.schema import ListenSection
+
+log = structlog.get_logger()
+
+
+class Door(web.Server):
+    """Makes a protocol for each connection, up to a limit."""
+
+    def __init__(self, made: web.Server, limits: ListenSection) -> None:
+        """Args: made: the server that the application would use; its handlers are kept."""
+        super().__init__(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=True,
+            loop=made._loop,
+            access_log=None,
+            keepalive_timeout=limits.keepalive_timeout_s,
+            max_line_size=limits.header_bytes_max,
+            max_field_size=limits.header_bytes_max,
+            lingering_time=1.0,
+        )
+        self._limits = limits
+
+    def __call__(self) -> RequestHandler:
+        """A new connection."""
+        is_full = len(self.connections) >= self._limits.connections_max
+        return Visitor(self, self._limits.send_timeout_s, is_full=is_full, kwargs=self._kwargs)
+
+
+class Visitor(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_is_full", "_patience", "_send_timeout_s")
+
+    def __init__(
+        self, door: Door, send_timeout_s: float, *, is_full: bool, kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(door, loop=asyncio.get_running_loop(), **kwargs)
+        self._send_timeout_s = send_timeout_s
+        self._is_full = is_full
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        if self._is_full:
+            self._turn_away(TooManyConnections(retry_after_s=1))
+        else:
+            self._be_patient()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`. The deadline holds from the first byte of a head to its last."""
+        super().data_received(data)
+        if self._messages or self._current_request is not None:
+            self._stop_waiting()
+        elif self._patience is None:
+            self._be_patient()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no request, or what nobody expected; the connection is closed either way."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the response is out already")
+        error: DaemonError
+        if isinstance(exc, LineTooLong):
+            error = HeaderTooLarge()
+        elif status < 500:
+            first_line = (message or "").strip().partition("\n")[0]
+            error = MalformedRequest(f"this is not HTTP as it should be: {first_line[:200]}")
+        else:
+            log.error("request_failed", exc_info=exc)
+            error = DaemonError()
+        response = error_response(error, None)
+        response.force_close()
+        return response
+
+    def _be_patient(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(self._send_timeout_s, self._lose_patience)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._turn_away(SentTooSlowly())
+
+    def _turn_away(self, error: DaemonError) -> None:
+        """Answer without a request, and close."""
+        transport = self.transport
+        if transport is None:
+            return
+        response = error_response(error, None)
+        assert isinstance(response.body, bytes)
+        head = [f"HTTP/1.1 {error.status} {response.reason}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in response.headers.items()]
+        head += [f"Content-Length: {len(response.body)}", "", ""]
+        transport.write("\r\n".join(head).encode() + response.body)
+        self.force_close()

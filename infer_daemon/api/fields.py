@@ -1,0 +1,95 @@
+"""Fields of a request's body that are not the client's to choose."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import ClientError
+
+OURS = frozenset(
+    {
+        "cache_salt",
+        "data_parallel_rank",
+        "kv_transfer_params",
+        "priority",
+        "request_id",
+        "session_id",
+        "vllm_xargs",
+    }
+)
+"""What the daemon decides: who goes first, on which engine, under which id, and beside whom in the
+prefix cache. Dropped without a word, since clients that talk to vLLM may send them."""
+_MEDIA = frozenset({"image_url", "audio_url", "video_url", "input_audio", "file_url", "file"})
+
+
+def without_what_is_ours(body: dict[str, Any]) -> dict[str, Any]:
+    """The body without the fields that the daemon decides."""
+    return {name: value for name, value in body.items() if name not in OURS}
+
+
+def refuse_what_is_not_ours(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    """Refuse the few fields that would need a store of responses, which there is none of: one
+    tenant could read another's.
+
+    Raises:
+        ClientError: names the field.
+    """
+    if endpoint is not Endpoint.RESPONSES:
+        return
+    for name in ("previous_response_id", "background", "conversation"):
+        if body.get(name):
+            raise ClientError(
+                f"{name}: responses are not stored here; send the whole conversation", param=name
+            )
+
+
+def refuse_strange_media(body: dict[str, Any], hosts: Sequence[str]) -> None:
+    """Refuse to fetch for a client what the client could not: media by URL, unless from a host on
+    the list. Data in the request itself is fine; files of this machine never are.
+
+    Raises:
+        ClientError: names the URL's scheme and host.
+    """
+    for place, url in _media_urls(body):
+        parts = urlsplit(url)
+        if parts.scheme == "data":
+            continue
+        if parts.scheme in ("http", "https") and parts.hostname in hosts:
+            continue
+        where = f"{parts.scheme}://{parts.hostname or ''}"[:200]
+        raise ClientError(
+            f"{place}: this daemon does not fetch from {where}; send the data itself", param=place
+        )
+
+
+def _media_urls(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every URL of a medium in the messages, with the name of its field."""
+    open_values: list[Any] = [body.get("messages"), body.get("input"), body.get("system")]
+    open_values += [body.get("data"), body.get("items")]
+    while open_values:
+        value = open_values.pop()
+        if isinstance(value, list):
+            open_values += [item for item in value if isinstance(item, dict | list)]
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                if name in _MEDIA or (name == "source" and isinstance(item, dict)):
+                    url = item.get("url") if isinstance(item, dict) else item
+                    if isinstance(url, str):
+                        yield name, url
+                elif isinstance(item, dict | list):
+                    open_values.append(item)
+
+
+def depth(value: Any) -> int:
+    """How deep lists and objects are nested. Not by recursion: a client chooses the depth."""
+    level, deepest = [value], 0
+    while level:
+        deepest += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return deepest

@@ -1,0 +1,66 @@
+"""Keys of tenants: made, and taken out of a configuration again."""
+
+import os
+import re
+import secrets
+import tempfile
+from pathlib import Path
+
+from infer_daemon.settings.load import parse
+from infer_daemon.settings.schema import Settings
+
+HASH_DIGITS_MIN = 8
+
+
+class KeyProblem(Exception):
+    """There is not exactly one such key, or the file cannot be changed safely."""
+
+
+def new() -> str:
+    """A key that nobody can guess: 256 random bits."""
+    return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def revoke(path: Path, settings: Settings, wanted: str) -> str:
+    """Take one hash out of the file and leave everything else as it is, comments too.
+
+    Args:
+        settings: what the file says now.
+        wanted: the first digits of the hash, at least eight.
+
+    Returns: the tenant whose key it was.
+
+    Raises:
+        KeyProblem: see there; the file is as it was.
+    """
+    digits = wanted.removeprefix("sha256:").lower()
+    if len(digits) < HASH_DIGITS_MIN:
+        raise KeyProblem(f"at least the first {HASH_DIGITS_MIN} digits of the hash are needed")
+    found = [
+        (name, digest)
+        for name, tenant in settings.tenants.items()
+        for digest in tenant.key_hashes
+        if digest.removeprefix("sha256:").startswith(digits)
+    ]
+    if len(found) != 1:
+        raise KeyProblem(f"{len(found) or 'no'} keys have a hash that begins with {digits}")
+    [(name, digest)] = found
+    text = path.read_text(encoding="utf-8")
+    changed = re.sub(rf"""["']{digest}["']\s*,?[ ]*""", "", text)
+    left = parse(changed, source=str(path)).tenants[name].key_hashes
+    if digest in left or len(left) != len(settings.tenants[name].key_hashes) - 1:
+        raise KeyProblem(f"the hash is not written out in {path}; take it out by hand")
+    _replace(path, changed)
+    return name
+
+
+def _replace(path: Path, text: str) -> None:
+    """All or nothing: a daemon that starts meanwhile reads the old file or the new one."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+    ) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, path.stat().st_mode & 0o777)
+    os.replace(file.name, path)
