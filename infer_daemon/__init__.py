@@ -1,4 +1,4 @@
-"""infer-daemon: one process, several vLLM engines, one fair OpenAI-compatible door.
+"""infer-daemon: one process, several vLLM engines, one OpenAI-compatible door.
 
 Read `request_path.py` first: the way of a request, in nine verbs.
 """

@@ -56,12 +56,15 @@ def run() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infer-daemon",
-        description="One process, several vLLM engines, one fair OpenAI-shaped door.",
+        description="One process, several vLLM engines, one OpenAI-shaped door.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the daemon")
-    serve.add_argument("--config", type=Path, required=True, metavar="FILE")
+    serve.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="the configuration, TOML"
+    )
     serve.add_argument("--host", help="address to listen on, instead of listen.host")
     serve.add_argument("--port", type=_port, help="TCP port, instead of listen.port; 0 finds one")
     serve.add_argument("--state-dir", metavar="DIR", help="instead of daemon.state_dir")
@@ -71,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="validate a configuration and show what it means")
-    check.add_argument("config", type=Path, metavar="CONFIG")
+    check.add_argument("config", type=Path, metavar="CONFIG", help="the configuration, TOML")
     check.set_defaults(run=_check)
 
     models = commands.add_parser("models", help="the models of the running daemon")
@@ -100,15 +103,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     """A TCP port; uvloop would take 70000 for 4464."""
-    if not 0 <= int(text) <= 65_535:
-        raise ValueError
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
     return int(text)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     """How to find the running daemon."""
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--state-dir", type=Path, metavar="DIR", help="its state folder")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="its state folder, if not the default one"
+    )
     where.add_argument("--config", type=Path, metavar="FILE", help="its configuration")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
@@ -189,17 +194,23 @@ def _ask(arguments: argparse.Namespace, what: str) -> int:
     from infer_daemon import tables
     from infer_daemon.api.admin import ask
     from infer_daemon.settings import load
+    from infer_daemon.settings.schema import DaemonSection
     from infer_daemon.settings.state_folder import StateFolder
 
-    if arguments.state_dir:
-        folder = StateFolder(arguments.state_dir.expanduser().absolute())
-    else:
+    if arguments.config:
         folder = StateFolder.of(load.load(arguments.config))
+    else:
+        chosen = arguments.state_dir or Path(DaemonSection().state_dir)
+        folder = StateFolder(chosen.expanduser().absolute())
     try:
         state = asyncio.run(ask(folder.admin_socket, "/state"))
     except OSError as error:
         reason = error.strerror or str(error)
-        print(f"no daemon answers at {folder.admin_socket}: {reason}", file=sys.stderr)
+        print(
+            f"no daemon answers at {folder.admin_socket}: {reason} (--state-dir, if it was started "
+            "with another)",
+            file=sys.stderr,
+        )
         return FAILED
     if arguments.json:
         print(json.dumps(state["models"] if what == "models" else state, indent=2))

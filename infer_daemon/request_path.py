@@ -16,7 +16,13 @@ from typing import Any
 import structlog
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import DaemonError, EngineFault, NotSupported, ShuttingDown
+from infer_daemon.domain.errors import (
+    DaemonError,
+    EngineFault,
+    ModelNotFound,
+    NotSupported,
+    ShuttingDown,
+)
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
@@ -101,6 +107,9 @@ class RequestPath:
             # The client went away, or the daemon is ending.
             self._recorder.settle(record, Outcome.CANCELLED, None)
             raise
+        except ModelNotFound as error:
+            record.detail = error.message
+            raise self._failed(record, error) from None
         except DaemonError as error:
             if isinstance(error, EngineFault):
                 self._note(record, error.__cause__ or error)

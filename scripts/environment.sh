@@ -47,7 +47,7 @@ find_python() {
     exit 1
 }
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
+pip() { PIP_PROGRESS_BAR=off "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
 
 # The CPU build of torch: from what pip is configured with, else from PyTorch's own index, which uv
 # knows by name.

@@ -222,7 +222,8 @@ def save_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folde
     # A low temperature keeps a tiny model readable when a request does not say otherwise.
     end = tokenizer.eos_token_id
     _write_json(
-        folder / "generation_config.json", {"eos_token_id": end, "temperature": 0.3, "top_p": 0.9}
+        folder / "generation_config.json",
+        {"do_sample": True, "eos_token_id": end, "temperature": 0.3, "top_p": 0.9},
     )
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = {

@@ -49,6 +49,7 @@ class View(Protocol):
 def build(path: RequestPath, view: View, limits: ListenSection) -> web.Application:
     """The application; the daemon puts it behind its listeners."""
     app = web.Application(client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape])
+    app.on_response_prepare.append(_say_who)
     for url, endpoint in PATHS.items():
         app.router.add_post(url, partial(_ask, path, limits, endpoint))
     app.router.add_get("/v1/models", partial(_models, view))
@@ -57,6 +58,11 @@ def build(path: RequestPath, view: View, limits: ListenSection) -> web.Applicati
     if limits.operator_paths:
         add_operator_paths(app, view)
     return app
+
+
+async def _say_who(_: web.Request, response: web.StreamResponse) -> None:
+    """Versions of libraries are nobody's business."""
+    response.headers["Server"] = "infer-daemon"
 
 
 def add_operator_paths(app: web.Application, view: View) -> None:

@@ -54,7 +54,7 @@ async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSect
             else:
                 body = await _read_json(request, limits.json_depth_max)
     except web.HTTPRequestEntityTooLarge as error:
-        raise BodyTooLarge from error
+        raise BodyTooLarge(f"the body is larger than {limits.body_bytes_max} bytes") from error
     except TimeoutError as error:
         raise SentTooSlowly from error
     fields.refuse_what_is_not_ours(endpoint, body.fields)
@@ -67,6 +67,8 @@ async def _read_json(request: web.Request, depth_max: int) -> Body:
         raw = await request.read()
     except web.RequestPayloadError as error:
         raise MalformedBody(f"the body cannot be read: {error}") from error
+    if not raw:
+        raise MalformedBody("the body is empty")
     try:
         decoded = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -145,6 +147,8 @@ def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Respons
             }
         }
     headers = {"x-request-id": error.request_id} if error.request_id else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return web.Response(

@@ -49,27 +49,32 @@ class Recorder:
         stages_s = stages(record)
         self._metrics.on_settled(record, stages_s)
         write = log.error if outcome is Outcome.INTERNAL_ERROR else log.info
-        write("request", **_line(record, stages_s))
+        param = error.param if error is not None else None
+        write("request", **_line(record, stages_s), **({"param": param} if param else {}))
 
 
 def stages(record: RequestRecord) -> dict[str, float]:
-    """Seconds in each stage that the request reached: from the end of the last one to its own."""
-    granted_s = record.granted_s
-    if granted_s is None and record.calls_started:
-        granted_s = record.settled_s  # it waited to its end
+    """Seconds in each stage, from the end of the last one to its own. A request that ended inside a
+    stage was in that one to its end."""
     marks = [
-        ("accept", record.accepted_s),
         ("authenticate", record.authenticated_s),
         ("read", record.read_s),
         ("route", record.routed_s),
         ("render", record.rendered_s),
-        ("wait", granted_s),
+        ("wait", record.granted_s),
         ("generate", record.first_token_s),
         ("stream", record.last_token_s if record.completion_tokens else record.first_token_s),
         ("settle", record.settled_s),
     ]
-    reached = [(stage, mark) for stage, mark in marks if mark is not None]
-    return {stage: max(0.0, mark - before) for (_, before), (stage, mark) in pairwise(reached)}
+    found: dict[str, float] = {}
+    before, last = record.accepted_s, "authenticate"
+    for (stage, mark), (following, _) in pairwise(marks):
+        if mark is not None:
+            found[stage] = max(0.0, mark - before)
+            before, last = mark, following
+    if record.settled_s is not None:
+        found[last] = max(0.0, record.settled_s - before)
+    return found
 
 
 def _line(record: RequestRecord, stages_s: dict[str, float]) -> dict[str, object]:

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -65,7 +65,10 @@ def parse(
         raise SettingsError(source, [f"is not TOML: {error}"]) from error
     problems: list[str] = []
     data = _resolve(data, "$", environ, problems)
-    _check(Settings, data, "$", problems)
+    unset = tuple(problem.partition(": ")[0] for problem in problems)
+    wrong: list[str] = []
+    _check(Settings, data, "$", wrong)
+    problems += [problem for problem in wrong if problem.partition(": ")[0] not in unset]
     try:
         settings = msgspec.convert(data, Settings)
     except msgspec.ValidationError as error:
@@ -135,6 +138,10 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> None:
         # msgspec ends its messages with "- at `$[0].x`", relative to the value it was given.
         text, _, tail = str(error).partition(" - at `$")
         text = text[:1].lower() + text[1:]
+        if "regex '^sha256:" in text:
+            text = "expected `sha256:` and 64 hex digits (`infer-daemon keys new NAME` makes one)"
+        elif get_origin(kind) is Literal:
+            text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
         if isinstance(value, str | int | float | bool) and not tail:
             text = f"{text} (is {value!r})"
         problems.append(f"{path}{tail.rstrip('`')}: {text.replace('`', '')}")

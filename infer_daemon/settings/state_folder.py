@@ -67,7 +67,9 @@ class StateFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.root / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateFolderError(f"{self.root}: {error.strerror}") from error
+            raise StateFolderError(
+                f"{self.root} cannot be the state folder: {error.strerror}"
+            ) from error
         try:
             self._take(lock)
             self._empty_runtime()

@@ -78,7 +78,7 @@ async def test_a_wrong_path_or_method_is_told_what_is_right(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not JSON"),
+        (b"", "is empty"),
         (b"{", "not JSON"),
         (b'{"model": \xff}', "not JSON"),
         (b"[" * 5000, "not JSON"),

@@ -16,7 +16,7 @@ def test_version_prints_the_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["nonsense"], ["serve"], ["state"]])
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["serve"], ["keys"]])
 def test_a_command_that_is_not_whole_is_refused(argv: list[str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(argv)

@@ -40,7 +40,7 @@ def model_path(model: str) -> str:
     installed Python package; anything else is passed on to vLLM (a folder or a hub name).
 
     Raises:
-        ArgumentProblem: there is no such built-in model or package.
+        ArgumentProblem: there is no such folder or package.
     """
     scheme, _, name = model.partition(":")
     if scheme == "builtin":
@@ -52,7 +52,11 @@ def model_path(model: str) -> str:
             raise ArgumentProblem(f"the Python package {package!r} is not installed")
         folder = Path(spec.origin).parent / sub
     else:
-        return str(Path(model).expanduser()) if model.startswith("~") else model
+        if not model.startswith(("/", "~")):
+            return model
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise ArgumentProblem(f"{folder} is not there")
     if not folder.is_dir():
         raise ArgumentProblem(f"{model} names no model: {folder} is not there")
     return str(folder)
@@ -77,9 +81,7 @@ def problems(engine: EngineSection, path: str, *, loras: int = 0) -> Iterator[st
     for key, text in _breaches(engine, loras):
         yield f"{path}.{key}: {text}"
     try:
-        folder = model_path(engine.model)
-        if folder.startswith("/") and not Path(folder).is_dir():
-            yield f"{path}.model: {folder} is not there"
+        model_path(engine.model)
     except ArgumentProblem as error:
         yield f"{path}.model: {error}"
     known = _parser()._option_string_actions

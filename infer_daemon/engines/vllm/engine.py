@@ -92,7 +92,7 @@ class VllmEngine:
         try:
             progress("reading the model's configuration")
             args = await loop.run_in_executor(self._thread, self._arguments)
-            progress("loading weights")
+            progress("starting processes, loading weights")
             llm = await loop.run_in_executor(self._thread, self._build, args)
             tasks = await llm.get_supported_tasks()
             loras, lora_errors = await self._load_loras(llm, progress)

@@ -102,7 +102,10 @@ def test_all_errors_are_told_at_once_each_with_its_place() -> None:
         ("listen.port = -1", "$.listen.port: expected int >= 0 (is -1)"),
         ("listen.body_bytes_max = 0", "$.listen.body_bytes_max: expected int >= 1 (is 0)"),
         ("daemon.drain_timeout_s = 0", "$.daemon.drain_timeout_s: expected float > 0.0 (is 0)"),
-        ('daemon.log_level = "loud"', "$.daemon.log_level: invalid enum value 'loud' (is 'loud')"),
+        (
+            'daemon.log_level = "loud"',
+            "$.daemon.log_level: expected one of 'debug', 'info', 'warning', 'error' (is 'loud')",
+        ),
         (
             'listen.unix_socket_mode = "rw"',
             "$.listen.unix_socket_mode: expected str matching regex '^0?[0-7]{3}$' (is 'rw')",
@@ -114,7 +117,8 @@ def test_all_errors_are_told_at_once_each_with_its_place() -> None:
         ),
         (
             'tenants.acme.key_hashes = ["sha256:abc"]',
-            "$.tenants.acme.key_hashes[0]: expected str matching regex '^sha256:[0-9a-f]{64}$'",
+            "$.tenants.acme.key_hashes[0]: expected sha256: and 64 hex digits "
+            "(infer-daemon keys new NAME makes one)",
         ),
         (
             'engines.b.model = "x"\nengines.b.devices = ["zero"]',
@@ -145,7 +149,7 @@ def test_a_variable_that_is_not_set_is_an_error_at_its_place() -> None:
 
 def test_a_variables_value_is_checked_like_any_other() -> None:
     assert problems_of('daemon.log_format = "$FORMAT"\n', FORMAT="xml") == [
-        "$.daemon.log_format: invalid enum value 'xml' (is 'xml')"
+        "$.daemon.log_format: expected one of 'auto', 'json', 'console' (is 'xml')"
     ]
 
 
