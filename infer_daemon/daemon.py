@@ -5,17 +5,16 @@ import gc
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from infer_daemon import __version__, notify
-from infer_daemon.api import admin, app, listeners
 from infer_daemon.domain.errors import CutShort
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
+from infer_daemon.doors import Doors
 from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
@@ -74,9 +73,7 @@ class Daemon:
             tenants=self.tenants, catalog=self.catalog, pools=self.pools, recorder=self.recorder
         )
         self.view = View(self)
-        self._sockets: list[Path] = []
-        self.port = settings.listen.port
-        """The TCP port: the free one that was found, where the settings say 0."""
+        self.doors = Doors(settings, folder)
 
     def _plans(self) -> list[PoolPlan]:
         return [
@@ -110,7 +107,7 @@ class Daemon:
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
         if ended := leftovers.end(self._folder.root):
             log.warning("leftovers_ended", pids=ended)
-        doors = await self._open_doors()
+        await self.doors.open(self.path, self.view)
         notify.tell("READY=1\nSTATUS=the door is open, engines are loading")
         tasks = [
             asyncio.create_task(self._stopped(), name="stop"),
@@ -124,10 +121,7 @@ class Daemon:
             await self._drain()
         finally:
             await _cancel(tasks)
-            for door in doors:
-                await door.cleanup()
-            for socket in self._sockets:
-                socket.unlink(missing_ok=True)
+            await self.doors.close()
             await self.fleet.stop()
             for number in SIGNALS:
                 self._loop.remove_signal_handler(number)
@@ -140,47 +134,6 @@ class Daemon:
 
     async def _stopped(self) -> None:
         await self._stop.wait()
-
-    async def _open_doors(self) -> list[listeners.Runner]:
-        listen, admins = self._settings.listen, self._settings.admin
-        tls = listeners.tls_context(listen.tls_certificate, listen.tls_key)
-        api = await listeners.runner(app.build(self.path, self.view, listen), listen)
-        operators = await listeners.runner(admin.build(self.view), listen)
-        remote = await listeners.runner(admin.build(self.view, admins.key_hashes), listen)
-        doors = [api, operators, remote]
-        socket = self._folder.api_socket(self._settings)
-        inherited = notify.inherited_sockets()
-        try:
-            await listeners.listen_unix(operators, self._folder.admin_socket, 0o600)
-            self._sockets.append(self._folder.admin_socket)
-            if admins.port is not None:
-                await listeners.listen_tcp(remote, admins.host, admins.port, tls)
-            for given in inherited:
-                log.info("door_inherited", address=await listeners.inherit(api, given, tls))
-            if inherited:
-                return doors
-            if socket is not None:
-                mode = int(listen.unix_socket_mode, 8)
-                await listeners.listen_unix(api, socket, mode, listen.unix_socket_group)
-                self._sockets.append(socket)
-            self.port = await listeners.listen_tcp(api, listen.host, listen.port, tls)
-        except listeners.AddressInUse:
-            for door in doors:
-                await door.cleanup()
-            raise
-        log.info("door_open", url=self.url, unix_socket=str(socket or ""))
-        return doors
-
-    @property
-    def url(self) -> str:
-        """Where TCP clients find the API."""
-        host = self._settings.listen.host
-        if host in ("", "0.0.0.0", "::"):
-            host = "127.0.0.1"  # every address: this one too
-        scheme = "https" if self._settings.listen.tls_certificate else "http"
-        return (
-            f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
-        )
 
     def _load_vendor(self) -> "VllmFactory":
         # vLLM reads its configuration from the environment in which it is imported.
@@ -220,7 +173,7 @@ class Daemon:
             socket = str(self._folder.api_socket(self._settings) or "")
             model = next(iter(self._settings.models))
             key = DEMO_KEY if self.tenants.knows(DEMO_KEY) else "YOUR_KEY"
-            print(examples(self.url, socket, model, key), file=sys.stderr, flush=True)  # noqa: T201
+            print(examples(self.doors.url, socket, model, key), file=sys.stderr, flush=True)  # noqa: T201
         await asyncio.Event().wait()
 
     async def _watch_loop_lag(self) -> None:

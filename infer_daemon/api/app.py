@@ -24,6 +24,7 @@ from infer_daemon.engines.contract import Reply
 from infer_daemon.request_path import Ask, RequestPath
 from infer_daemon.settings.schema import ListenSection
 
+Application = web.Application
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -29,7 +29,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return self.daemon.url
+        return self.daemon.doors.url
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(

@@ -21,7 +21,7 @@ async def test_clients_that_vanish_leave_nothing_in_the_engine_within_a_second(
     rng = random.Random(SEED)
     daemon = vllm_daemon.daemon
     for _ in range(VANISHING // AT_ONCE):
-        await asyncio.gather(*(vanish(daemon.port, rng, "demo", KEY) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(vanish(daemon.doors.port, rng, "demo", KEY) for _ in range(AT_ONCE)))
 
     queue = daemon.schedulers["demo"]
     engine = daemon.fleet.supervisors["demo"].engine  # type: ignore[index]

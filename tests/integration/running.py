@@ -75,11 +75,11 @@ class Running:
 
     async def open(self, *, ready: bool) -> None:
         """Wait for the doors and, unless the test is about that, for the engines."""
-        await until(lambda: self.daemon.port != 0 or self.task.done())
+        await until(lambda: self.daemon.doors.port != 0 or self.task.done())
         if self.task.done():
             await self.task
-        self.http.base_url = self.daemon.url
-        self.openai = self._openai(self.daemon.url, self.http)
+        self.http.base_url = self.daemon.doors.url
+        self.openai = self._openai(self.daemon.doors.url, self.http)
         if ready:
             async with asyncio.timeout(10):
                 await self.daemon.fleet.settled()

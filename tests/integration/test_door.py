@@ -1,6 +1,7 @@
 """The door: who may stand in it, for how long, and who is let in by which sign."""
 
 import asyncio
+import grp
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ def listening(*lines: str) -> str:
 
 async def say(running: Running, text: str | bytes) -> tuple[int, dict[str, str]]:
     """Send raw bytes, and read the answer to its end: status and error."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.doors.port)
     writer.write(text.encode() if isinstance(text, str) else text)
     async with asyncio.timeout(10):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
@@ -66,7 +67,7 @@ async def test_a_connection_may_rest_between_requests_longer_than_one_may_take_t
     serve: Serve,
 ) -> None:
     running = await serve(listening("send_timeout_s = 0.1"))
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.doors.port)
     for pause_s in (0, 0.3):
         await asyncio.sleep(pause_s)
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -77,7 +78,7 @@ async def test_a_connection_may_rest_between_requests_longer_than_one_may_take_t
 
 async def test_a_connection_that_rests_too_long_is_closed(serve: Serve) -> None:
     running = await serve(listening("keepalive_timeout_s = 0.1"))
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.doors.port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(5):
         assert (await reader.read()).endswith(b"ok\n")
@@ -88,7 +89,7 @@ async def test_one_connection_too_many_is_turned_away_and_the_next_is_welcome(
     serve: Serve,
 ) -> None:
     running = await serve(listening("connections_max = 2"))
-    held = [await asyncio.open_connection("127.0.0.1", running.daemon.port) for _ in range(2)]
+    held = [await asyncio.open_connection("127.0.0.1", running.daemon.doors.port) for _ in range(2)]
     for _, writer in held:
         writer.write(b"GET /health")
     await asyncio.sleep(0.05)
@@ -153,6 +154,15 @@ async def test_a_user_of_this_machine_is_a_tenant_without_a_key_on_the_socket_al
     assert tenants == ["local", "", ""]
 
 
+async def test_the_sockets_group_is_the_configurations(serve: Serve) -> None:
+    others = [gid for gid in os.getgroups() if gid != os.getgid()] or [os.getgid()]
+    group = grp.getgrgid(others[0])
+    running = await serve(listening(f'unix_socket_group = "{group.gr_name}"'))
+
+    assert running.socket.stat().st_gid == group.gr_gid
+    assert running.socket.stat().st_mode & 0o777 == 0o660
+
+
 async def test_operators_paths_may_be_for_operators_alone(serve: Serve) -> None:
     running = await serve(listening("operator_paths = false"))
     transport = httpx2.AsyncHTTPTransport(uds=str(running.folder.admin_socket), verify=False)
@@ -198,9 +208,9 @@ async def test_with_a_certificate_the_tcp_door_speaks_tls(
     running = await serve(listening(f'tls_certificate = "{chain}"', f'tls_key = "{key}"'))
     trusting = ssl.create_default_context(cafile=str(chain))
     async with httpx2.AsyncClient(verify=trusting, headers=AUTH) as client:
-        answer = await client.post(f"{running.daemon.url}{COMPLETIONS}", json=BODY)
+        answer = await client.post(f"{running.daemon.doors.url}{COMPLETIONS}", json=BODY)
 
-    assert running.daemon.url.startswith("https://")
+    assert running.daemon.doors.url.startswith("https://")
     assert answer.status_code == 200
 
 

@@ -140,7 +140,7 @@ async def test_after_a_death_the_model_is_refused_and_the_others_answer(running:
 async def test_a_client_that_sends_half_a_request_and_leaves_is_forgotten(
     running: Running, log_lines: list[EventDict]
 ) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", running.daemon.doors.port)
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-acme\r\n"
     writer.write(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
     await until(lambda: running.daemon.path.in_flight == 1)
@@ -154,7 +154,7 @@ async def test_a_client_that_sends_half_a_request_and_leaves_is_forgotten(
 async def test_many_clients_at_once_all_get_their_own_answer(running: Running) -> None:
     limits = httpx2.Limits(max_connections=40)
     async with httpx2.AsyncClient(
-        base_url=running.daemon.url, headers=AUTH, limits=limits, timeout=30, verify=False
+        base_url=running.daemon.doors.url, headers=AUTH, limits=limits, timeout=30, verify=False
     ) as client:
         bodies = [
             {"model": "echo", "prompt": f"prompt {n}", "stream": n % 2 == 0} for n in range(80)

@@ -166,7 +166,7 @@ async def test_a_daemon_that_has_ended_leaves_no_file_but_its_lock(serve: Serve)
 
 async def test_a_daemon_that_has_ended_leaves_nothing_to_connect_to(serve: Serve) -> None:
     running = await serve()
-    port = running.daemon.port
+    port = running.daemon.doors.port
     running.daemon.stop()
     await running.task
 
@@ -264,5 +264,5 @@ async def test_the_log_tells_where_the_doors_are(
 ) -> None:
     (line,) = [line for line in log_lines if line["event"] == "door_open"]
 
-    assert line["url"] == running.daemon.url
+    assert line["url"] == running.daemon.doors.url
     assert line["unix_socket"] == str(running.socket)

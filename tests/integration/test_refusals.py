@@ -246,7 +246,7 @@ async def test_a_request_that_waits_too_long_is_told_so(serve: Serve) -> None:
 async def test_a_path_of_strange_bytes_is_not_found_and_not_our_fault(
     running: Running, target: bytes
 ) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.daemon.doors.port)
     writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     status = (await reader.readline()).split()[1]
     await reader.read()

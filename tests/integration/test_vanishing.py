@@ -26,12 +26,12 @@ async def test_thousands_of_clients_that_vanish_leave_nothing_within_a_second(
 ) -> None:
     print(f"seed {SEED}")
     rng = random.Random(SEED)
-    await vanish(running.daemon.port, random.Random(1), MODEL, KEY)
+    await vanish(running.daemon.doors.port, random.Random(1), MODEL, KEY)
     await until(lambda: running.daemon.path.in_flight == 0)
     before = descriptors()
     for _ in range(VANISHING // AT_ONCE):
         await asyncio.gather(
-            *(vanish(running.daemon.port, rng, MODEL, KEY) for _ in range(AT_ONCE))
+            *(vanish(running.daemon.doors.port, rng, MODEL, KEY) for _ in range(AT_ONCE))
         )
 
     engine = running.engine("a")
@@ -82,7 +82,7 @@ async def dawdle(port: int) -> None:
 async def test_clients_that_dawdle_cost_the_others_little(serve: Serve) -> None:
     text = SIM.replace("sim.step_ms = 1", "sim.step_ms = 20", 1)
     running = await serve(text.replace("max_num_seqs = 4", "max_num_seqs = 64"))
-    port = running.daemon.port
+    port = running.daemon.doors.port
     await ttfts_s(port)
     alone_s = await ttfts_s(port) + await ttfts_s(port)
     slow = [asyncio.create_task(dawdle(port)) for _ in range(LORISES)]
