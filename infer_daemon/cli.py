@@ -1,4 +1,4 @@
-"""The command line: `infer-daemon serve | check | models | state | version`.
+"""The command line: `infer-daemon serve | check | models | state | keys | version`.
 
 Kept light: the engines' processes import the program's main module again.
 """
@@ -9,6 +9,7 @@ import gc
 import json
 import multiprocessing
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     new = actions.add_parser("new", help="print a new key, once, and the line for its tenant")
     new.add_argument("tenant", metavar="NAME")
     listing = actions.add_parser("list", help="tenants and the beginnings of their keys' hashes")
-    revoke = actions.add_parser("revoke", help="take a key out of the file, by its hash or itself")
+    revoke = actions.add_parser("revoke", help="take a key out of the file")
     revoke.add_argument("key", metavar="HASH", help="the first 8 digits of the hash, or more")
     for action in (listing, revoke):
         action.add_argument("--config", type=Path, required=True, metavar="FILE")
@@ -134,6 +135,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         settings = schema.replace_state_dir(settings, arguments.state_dir)
     logs.configure(logs.choose_format(settings.daemon.log_format), settings.daemon.log_level)
     folder = StateFolder.of(settings)
+    # Each connection is a descriptor; the usual soft limit of 1024 is for programs with select().
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> None:
         await Daemon(settings, folder).run(show_examples=arguments.examples)
@@ -174,7 +178,7 @@ def _keys(arguments: argparse.Namespace) -> int:
         return OK
     try:
         tenant = keys.revoke(arguments.config, settings, arguments.key)
-    except keys.KeyProblem as error:
+    except (keys.KeyProblem, OSError) as error:
         print(error, file=sys.stderr)
         return FAILED
     print(f"a key of {tenant} is out of {arguments.config}; the daemon forgets it when it restarts")

@@ -153,7 +153,7 @@ class Daemon:
             from infer_daemon.engines.vllm.factory import VllmFactory
         finally:
             gc.enable()
-        return VllmFactory(engines)
+        return VllmFactory(engines, self._settings.listen.media_hosts)
 
     async def _announce(self, *, show_examples: bool) -> None:
         """Say once, when the last engine has settled, how the start went; then only wait."""
@@ -201,7 +201,7 @@ class Daemon:
             return
         log.warning("drain_cut_short", requests=self.path.in_flight)
         for pool in self.pools.values():
-            pool.gate.end_all(CutShort())
+            pool.gate.end_all(CutShort(retry_after_s=10))
         await self._is_idle_within(TELL_S)
 
     async def _is_idle_within(self, timeout_s: float, unless: asyncio.Event | None = None) -> bool:

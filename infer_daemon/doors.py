@@ -47,7 +47,7 @@ class Doors:
         try:
             await self._open_for_operators(view)
             await self._open_for_tenants(path, view)
-        except listeners.AddressInUse:
+        except BaseException:
             await self.close()
             raise
 

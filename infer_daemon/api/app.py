@@ -52,13 +52,21 @@ def build(path: RequestPath, view: View, limits: ListenSection) -> web.Applicati
     app = web.Application(client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape])
     app.on_response_prepare.append(_say_who)
     for url, endpoint in PATHS.items():
-        app.router.add_post(url, partial(_ask, path, limits, endpoint))
+        app.router.add_post(url, partial(_ask, path, limits, endpoint), expect_handler=_expect)
     app.router.add_get("/v1/models", partial(_models, view))
     app.router.add_get("/v1/models/{id:.+}", partial(_model, view))
-    app.router.add_get("/version", _version)
+    app.router.add_get("/version", partial(_version, view))
     if limits.operator_paths:
         add_operator_paths(app, view)
     return app
+
+
+async def _expect(request: web.Request) -> None:
+    """Tell a client that waits for it to go on. Other expectations are not met and not refused: the
+    library would, before our errors have their shape."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
 
 
 async def _say_who(_: web.Request, response: web.StreamResponse) -> None:
@@ -134,7 +142,8 @@ async def _model(view: View, request: web.Request) -> web.Response:
     raise ModelNotFound(f"no model {wanted[:100]!r}; there is: {known}", param="model")
 
 
-async def _version(_: web.Request) -> web.Response:
+async def _version(view: View, request: web.Request) -> web.Response:
+    view.authenticate(bearer_key(request), peer_uid(request))
     return _json({"version": __version__})
 
 

@@ -45,22 +45,25 @@ class Door(web.Server):
 
     def __call__(self) -> RequestHandler:
         """A new connection."""
-        is_full = len(self.connections) >= self._limits.connections_max
-        return Visitor(self, self._limits.send_timeout_s, is_full=is_full, kwargs=self._kwargs)
+        is_full = len(self._connections) >= self._limits.connections_max
+        return Visitor(self, self._limits, is_full=is_full, kwargs=self._kwargs)
 
 
 class Visitor(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_is_full", "_patience", "_send_timeout_s")
+    __slots__ = ("_is_full", "_limits", "_patience", "_unread")
 
     def __init__(
-        self, door: Door, send_timeout_s: float, *, is_full: bool, kwargs: dict[str, Any]
+        self, door: Door, limits: ListenSection, *, is_full: bool, kwargs: dict[str, Any]
     ) -> None:
         super().__init__(door, loop=asyncio.get_running_loop(), **kwargs)
-        self._send_timeout_s = send_timeout_s
+        self._limits = limits
         self._is_full = is_full
         self._patience: asyncio.TimerHandle | None = None
+        """Runs while the head of a request is awaited."""
+        self._unread: asyncio.TimerHandle | None = None
+        """Runs while the client does not read what it asked for."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -71,16 +74,29 @@ class Visitor(RequestHandler):
             self._be_patient()
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`. The deadline holds from the first byte of a head to its last."""
+        """See `asyncio.Protocol`. The deadline holds from the first byte of a head to its last;
+        what comes while a request is answered is its body, or early."""
         super().data_received(data)
         if self._messages or self._current_request is not None:
             self._stop_waiting()
-        elif self._patience is None:
+        elif self._patience is None and self._waiter is not None and not self._waiter.done():
             self._be_patient()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: the client does not read."""
+        super().pause_writing()
+        loop = asyncio.get_running_loop()
+        self._unread = loop.call_later(self._limits.receive_timeout_s, self._give_up)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`: it reads again."""
+        super().resume_writing()
+        self._stop_giving_up()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_waiting()
+        self._stop_giving_up()
         super().connection_lost(exc)
 
     def handle_error(
@@ -108,7 +124,7 @@ class Visitor(RequestHandler):
 
     def _be_patient(self) -> None:
         loop = asyncio.get_running_loop()
-        self._patience = loop.call_later(self._send_timeout_s, self._lose_patience)
+        self._patience = loop.call_later(self._limits.send_timeout_s, self._lose_patience)
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -118,6 +134,16 @@ class Visitor(RequestHandler):
     def _lose_patience(self) -> None:
         self._patience = None
         self._turn_away(SentTooSlowly())
+
+    def _give_up(self) -> None:
+        self._unread = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _stop_giving_up(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _turn_away(self, error: DaemonError) -> None:
         """Answer without a request, and close."""
@@ -131,3 +157,5 @@ class Visitor(RequestHandler):
         head += [f"Content-Length: {len(response.body)}", "", ""]
         transport.write("\r\n".join(head).encode() + response.body)
         self.force_close()
+        # Closing waits until the answer is read; this client may not even do that.
+        asyncio.get_running_loop().call_later(1.0, transport.abort)

@@ -37,6 +37,7 @@ PATHS: dict[str, Endpoint] = {
 
 _UPLOADS = (Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS)
 _decoder = msgspec.json.Decoder()
+PARTS_MAX = 64
 _UCRED = struct.Struct("iII")
 """pid, uid, gid; see unix(7)."""
 
@@ -86,15 +87,18 @@ async def _read_form(request: web.Request) -> Body:
         raise MalformedBody("this path takes multipart/form-data with a part named `file`")
     form: dict[str, Any] = {}
     upload: bytes | None = None
-    size = 0
+    count = 0
     try:
         async for part in await request.multipart():
+            count += 1
+            if count > PARTS_MAX:
+                raise MalformedBody(f"more than {PARTS_MAX} parts")
             if not isinstance(part, BodyPartReader):
                 raise MalformedBody("parts may not be nested")
             data = bytes(await part.read(decode=True))
-            size += len(data)
-            if size > request.client_max_size:  # the library's limit is for each part
-                raise BodyTooLarge
+            # The library's limit is for the data of each part; names and heads count too.
+            if request.content.total_raw_bytes > request.client_max_size:
+                raise web.HTTPRequestEntityTooLarge(request.client_max_size)
             if part.name == "file":
                 upload = data
             elif part.name and part.name.endswith("[]"):  # how OpenAI's clients send a list

@@ -40,6 +40,7 @@ class Gate:
         self._wait_timeout_s = wait_timeout_s
         self._fanout_max = fanout_max
         self._calls: set[EngineCall] = set()
+        self._ended_with: DaemonError | None = None
 
     def run(self, work: Work) -> "EngineCall":
         """One engine call, to be iterated for the outputs that its handler asked for.
@@ -53,6 +54,9 @@ class Gate:
         """
         record = CURRENT.get()
         assert record is not None, "an engine call outside of a request"
+        if self._ended_with is not None:
+            record.refusal = self._ended_with
+            raise work.as_refusal(self._ended_with)
         record.seqs += work.seqs
         limit = self._fanout_max if work.output_tokens_max else INPUTS_MAX
         if record.seqs > limit:
@@ -65,7 +69,8 @@ class Gate:
         return call
 
     def end_all(self, error: DaemonError) -> None:
-        """Fail every call, waiting or running, with this error."""
+        """Fail every call, waiting, running or still to come, with this error."""
+        self._ended_with = error
         for call in list(self._calls):
             call.end(error)
 
@@ -149,6 +154,8 @@ class EngineCall:
             raise StopAsyncIteration
         try:
             if self._mailbox is None:
+                if self._ended_with is not None:
+                    raise self._ended_with
                 self._mailbox = self._gate.enter(self._work, self._record)
                 self._engine = await self._gate.begin(self._work, self._record, self._mailbox)
             output = await self._mailbox.next()

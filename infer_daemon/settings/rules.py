@@ -17,8 +17,9 @@ OURS = {
     "port": "$.listen.port",
     "uds": "$.listen.unix_socket",
     "api_key": "key_hashes in [tenants.NAME]",
-    "ssl_keyfile": "a TLS proxy in front of the daemon",
-    "ssl_certfile": "a TLS proxy in front of the daemon",
+    "ssl_keyfile": "$.listen.tls_key",
+    "ssl_certfile": "$.listen.tls_certificate",
+    "allowed_media_domains": "$.listen.media_hosts",
 }
 """Arguments of `vllm serve` that this daemon decides itself, and where they are said instead."""
 REFUSED = {

@@ -47,6 +47,7 @@ class ListenSection(Section, frozen=True):
     body_bytes_max: Bytes = 8 * 1024 * 1024
     json_depth_max: Annotated[int, Meta(ge=8, le=512)] = 64
     send_timeout_s: Seconds = 30.0
+    receive_timeout_s: Seconds = 120.0
     keepalive_timeout_s: Seconds = 75.0
     media_hosts: list[str] = []
 

@@ -55,12 +55,20 @@ def revoke(path: Path, settings: Settings, wanted: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """All or nothing: a daemon that starts meanwhile reads the old file or the new one."""
+    """All or nothing: a daemon that starts meanwhile reads the old file or the new one. The new one
+    is as readable as the old one was."""
+    path = path.resolve()
+    was = path.stat()
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
     ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, path.stat().st_mode & 0o777)
-    os.replace(file.name, path)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), was.st_mode & 0o777)
+            os.fchown(file.fileno(), was.st_uid, was.st_gid)
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise

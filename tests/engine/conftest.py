@@ -44,7 +44,7 @@ async def sim_daemon() -> AsyncIterator[Running]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(vllm_daemon: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    base_url = f"{vllm_daemon.doors.url}/v1"
+    base_url = f"{vllm_daemon.url}/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0) as opened:
         yield opened
 
@@ -64,7 +64,7 @@ async def unix_client(vllm_daemon: Running) -> AsyncIterator[openai.AsyncOpenAI]
 @pytest_asyncio.fixture(loop_scope="session")
 async def claude(vllm_daemon: Running) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with anthropic.AsyncAnthropic(
-        base_url=vllm_daemon.doors.url, api_key=KEY, max_retries=0
+        base_url=vllm_daemon.url, api_key=KEY, max_retries=0
     ) as opened:
         yield opened
 

@@ -85,6 +85,29 @@ async def test_a_connection_that_rests_too_long_is_closed(serve: Serve) -> None:
     writer.close()
 
 
+async def test_a_client_that_never_reads_is_cut_off(
+    serve: Serve, log_lines: list[EventDict]
+) -> None:
+    running = await serve(listening("receive_timeout_s = 0.2"))
+    big = {**BODY, "prompt": "x" * 20_000, "ignore_eos": True, "stream": True, "max_tokens": 2000}
+    with socket.create_connection(("127.0.0.1", running.daemon.doors.port)) as client:
+        client.setblocking(False)
+        body = json.dumps(big).encode()
+        head = f"{HEAD}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(client, head.encode() + body)
+        await until(lambda: running.daemon.path.in_flight == 1)
+        await until(lambda: running.daemon.path.in_flight == 0)
+
+    outcomes = [line["outcome"] for line in log_lines if line["event"] == "request"]
+    assert outcomes == ["cancelled"]
+
+
+async def test_an_unmet_expectation_is_no_reason_to_refuse(running: Running) -> None:
+    for expected in ("100-continue", "miracles"):
+        answer = await running.post(COMPLETIONS, BODY, headers={"Expect": expected})
+        assert answer.status_code == 200
+
+
 async def test_one_connection_too_many_is_turned_away_and_the_next_is_welcome(
     serve: Serve,
 ) -> None:
@@ -120,7 +143,17 @@ async def test_a_body_is_nested_as_deep_as_allowed_and_no_deeper(serve: Serve) -
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest", "https://elsewhere.example/a", "file:///etc/passwd"]
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "https://elsewhere.example/a",
+        "file:///etc/passwd",
+        "http://elsewhere.example\\@images.example/",
+        "http://images.example@elsewhere.example/",
+        "http://[",
+        "//images.example/a",
+        "",
+    ],
 )
 async def test_the_daemon_fetches_nothing_for_a_client_unless_from_a_listed_host(
     serve: Serve, url: str
@@ -133,9 +166,14 @@ async def test_the_daemon_fetches_nothing_for_a_client_unless_from_a_listed_host
         return await running.post("/v1/chat/completions", {"model": "echo", "messages": messages})
 
     refused = await ask(url)
-    assert refused.status_code == 400
+    hidden = await running.post(COMPLETIONS, {**BODY, "documents": [{"source": {"url": url}}]})
+    assert (refused.status_code, hidden.status_code) == (400, 400)
     assert "does not fetch from" in error_of(refused)["message"]
-    for fine in ("https://images.example/a.png", "data:image/png;base64,AA=="):
+    for fine in (
+        "https://images.example/a.png",
+        "https://IMAGES.example/a",
+        "data:image/png;base64,AA==",
+    ):
         assert "does not fetch" not in (await ask(fine)).text
 
 

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -62,17 +62,20 @@ def model_path(model: str) -> str:
     return str(folder)
 
 
-def namespace(engine: EngineSection, served_names: list[str], *, loras: int) -> Namespace:
+def namespace(
+    engine: EngineSection, served_names: list[str], *, loras: int, media_hosts: Sequence[str] = ()
+) -> Namespace:
     """vLLM's parsed arguments for an engine.
 
     Args:
         served_names: public names of its base model.
         loras: how many adapters it is to hold.
+        media_hosts: from which it may fetch; none if there is none.
 
     Raises:
         ArgumentProblem: vLLM does not accept them.
     """
-    return _parser().parse_args(argv(engine, served_names, loras=loras))
+    return _parser().parse_args(argv(engine, served_names, loras=loras, media_hosts=media_hosts))
 
 
 def problems(engine: EngineSection, path: str, *, loras: int = 0) -> Iterator[str]:
@@ -125,7 +128,9 @@ def adapter_problems(lora: str, path: str) -> Iterator[str]:
         yield f"{path}: {folder} has no adapter_config.json"
 
 
-def argv(engine: EngineSection, served_names: list[str], *, loras: int) -> list[str]:
+def argv(
+    engine: EngineSection, served_names: list[str], *, loras: int, media_hosts: Sequence[str] = ()
+) -> list[str]:
     """The command line that `vllm serve` would get for this engine.
 
     Raises:
@@ -137,6 +142,8 @@ def argv(engine: EngineSection, served_names: list[str], *, loras: int) -> list[
         "model": model_path(engine.model),
         "served_model_name": served_names,
         "max_num_seqs": engine.max_num_seqs,
+        # An empty list would allow every host (RFC 2606 keeps this name from being one).
+        "allowed_media_domains": list(media_hosts) or ["none.invalid"],
         **engine.vllm,
     }
     if engine.kv_cache_memory_bytes is not None:

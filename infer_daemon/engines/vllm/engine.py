@@ -1,7 +1,7 @@
 """One `AsyncLLM` from start to stop."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ class VllmSpec:
     """Public name -> folder, in an order that is the same for every engine of the pool: vLLM knows
     adapters by number, and a rendered request may run on any of them."""
     child_env: Mapping[str, str]
+    media_hosts: Sequence[str] = ()
 
 
 class VllmEngine:
@@ -116,7 +117,12 @@ class VllmEngine:
 
     def _arguments(self) -> Any:
         spec = self._spec
-        return arguments.namespace(spec.section, spec.served_names, loras=len(spec.loras))
+        return arguments.namespace(
+            spec.section,
+            spec.served_names,
+            loras=len(spec.loras),
+            media_hosts=spec.media_hosts,
+        )
 
     def _build(self, args: Any) -> AsyncLLM:
         """Runs in the engine's own thread and blocks it until the engine answers."""
@@ -229,7 +235,8 @@ class VllmEngine:
         lora = payload.options.get("lora_request")
         if lora is not None and lora.lora_name not in self._loras:
             # It would be loaded now, and what made that fail before would kill the engine.
-            raise ModelNotReady(f"engine {self.name} does not have the adapter {lora.lora_name}")
+            why = f"engine {self.name} does not have the adapter {lora.lora_name}"
+            raise ModelNotReady(why, retry_after_s=10)
         try:
             collector = await llm.add_request(
                 work.id, payload.prompt, payload.params, **payload.options

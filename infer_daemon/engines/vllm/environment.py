@@ -49,6 +49,8 @@ def prepare(
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     os.environ["VLLM_RPC_BASE_PATH"] = str(runtime_dir)
     os.environ[STATE_DIR_ENV] = str(state_dir)
+    # A host on the list must not send the daemon on to one that is not.
+    os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     # vLLM's store of responses has no owner and no end.
     os.environ.pop("VLLM_ENABLE_RESPONSES_API_STORE", None)
     if plugins := os.environ.get("VLLM_PLUGINS"):

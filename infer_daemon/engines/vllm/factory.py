@@ -1,7 +1,7 @@
 """From configuration to engines. Importing this imports vLLM: seconds, so not on the event loop."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,8 +26,11 @@ ENGINE_BASE_BYTES = 1_600_000_000
 class VllmFactory:
     """Makes the engines of one daemon."""
 
-    def __init__(self, engines: Mapping[str, EngineSection]) -> None:
+    def __init__(
+        self, engines: Mapping[str, EngineSection], media_hosts: Sequence[str] = ()
+    ) -> None:
         """Args: engines: all vLLM engines of the configuration; cores are dealt out over them."""
+        self._media_hosts = media_hosts
         self._engines = engines
         self._is_cpu = bool(current_platform.is_cpu())
         available = sorted(os.sched_getaffinity(0))
@@ -52,6 +55,7 @@ class VllmFactory:
             served_names=served_names,
             loras=loras,
             child_env=self.child_env(name, section),
+            media_hosts=self._media_hosts,
         )
         return VllmEngine(spec, gate, registry)
 
