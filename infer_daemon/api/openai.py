@@ -155,6 +155,8 @@ def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Respons
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.should_retry is not None:
+        headers["x-should-retry"] = str(error.should_retry).lower()
     return web.Response(
         status=error.status,
         body=msgspec.json.encode(body),

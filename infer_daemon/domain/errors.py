@@ -48,9 +48,12 @@ class DaemonError(Exception):
         *,
         retry_after_s: float | None = None,
         param: str | None = None,
+        should_retry: bool | None = None,
     ) -> None:
+        """Args: should_retry: told to client libraries that would else decide by the status."""
         super().__init__(message or type(self).__doc__)
         self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
         self.param = param
         self.request_id = ""
         """Set by the request path, for the client to quote."""

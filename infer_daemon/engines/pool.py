@@ -57,7 +57,11 @@ class Pool:
         """
         usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
         if not usable:
-            raise ModelNotReady(self.why_not_ready(lora), retry_after_s=10)
+            why = self.why_not_ready(lora)
+            if all(status.state.is_settled for status in self.statuses.values()):
+                # It has failed for good: libraries that retry a 503 would only wait.
+                raise ModelNotReady(why, should_retry=False)
+            raise ModelNotReady(why, retry_after_s=10)
         self._next_frontend += 1
         return self._ready[usable[self._next_frontend % len(usable)]].frontend
 

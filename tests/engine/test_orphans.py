@@ -132,8 +132,10 @@ async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothi
     streams = [asyncio.create_task(stream(home)) for _ in range(STREAMS)]
     while await in_flight(home) < STREAMS:
         await asyncio.sleep(0.02)
+    pids = family.engines(root=daemon.pid)
     daemon.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(daemon.wait(), DRAIN_S + 15) == 0
+    assert await family.all_gone(pids, timeout_s=0.1), "left by an orderly end"
     assert [await last for last in streams] == ["data: [DONE]"] * STREAMS
     assert [file.name for file in (home / "s").iterdir()] == ["daemon.lock"]
     assert not abandoned() - before

@@ -133,6 +133,9 @@ async def test_after_a_death_the_model_is_refused_and_the_others_answer(running:
 
     with pytest.raises(openai.InternalServerError, match="engine a is dead: out of memory"):
         await running.openai.completions.create(model="echo", prompt="a")
+    refused = await running.post(COMPLETIONS, ENDLESS)
+    assert refused.headers["x-should-retry"] == "false"
+    assert "retry-after" not in refused.headers
     answer = await running.openai.completions.create(model="other", prompt="a b")
     assert answer.choices[0].text == "a b"
 
