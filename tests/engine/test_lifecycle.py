@@ -91,8 +91,10 @@ async def test_an_engine_that_is_killed_is_told_to_everybody_and_leaves_no_proce
         (told,) = (line for line in rest if '"error"' in line)
         error = json.loads(told.removeprefix("data: "))["error"]
         assert "The engine died" in error["message"]
+        async with asyncio.timeout(30):  # its processes are gone before vLLM has tidied up
+            while running.engine("small")["state"] != "dead":
+                await asyncio.sleep(0.05)
         engine = running.engine("small")
-        assert engine["state"] == "dead"
         assert f"pid {pid}) exited" in str(engine["reason"])
         refused = await ask(running, "small")
         assert refused.status_code == 503
