@@ -7,4 +7,6 @@ light and do nothing unless it is the program that was started.
 from infer_daemon.cli import run
 
 if __name__ == "__main__":
+    # `multiprocessing` imports no main module that is a package's `__main__`, but any by its path.
+    __spec__ = None
     run()

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import gc
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -15,9 +14,11 @@ from pathlib import Path
 
 from infer_daemon import __version__
 
-if multiprocessing.parent_process() is not None:
+if "--multiprocessing-fork" in sys.orig_argv:
     from infer_daemon.engines.vllm import plugin
 
+    # Not only in the plugin: vLLM loads it after its handshake with the daemon, for which an engine
+    # whose daemon is gone would wait for ever.
     plugin.die_with_the_parent()
     # This is an engine's process, about to import vLLM: a tenth faster without the collector, which
     # finds nothing in modules. `engines.vllm.plugin` switches it on again.

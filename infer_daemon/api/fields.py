@@ -53,7 +53,7 @@ def refuse_strange_media(body: dict[str, Any], hosts: Sequence[str]) -> None:
     the list. Data in the request itself is fine; files of this machine never are.
 
     Raises:
-        ClientError: names the URL's scheme and host.
+        ClientError: shows the beginning of the URL.
     """
     allowed = {host.lower() for host in hosts}
     for place, url in _media_urls(body):

@@ -104,6 +104,17 @@ def abandoned() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if f"/dev/shm/{name}" not in used}
 
 
+async def test_killed_before_its_engine_has_a_worker_the_daemon_leaves_nothing(home: Path) -> None:
+    daemon = await start(home)
+    async with asyncio.timeout(60):
+        while not (pids := family.engines(root=daemon.pid)):
+            await asyncio.sleep(0.05)
+    # It imports vLLM now, or waits for a daemon to shake hands with: both take seconds.
+    daemon.kill()
+    await daemon.wait()
+    assert await family.all_gone(pids, timeout_s=10)
+
+
 async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothing(
     home: Path,
 ) -> None:

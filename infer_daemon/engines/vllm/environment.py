@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infer_daemon.engines.leftovers import STATE_DIR_ENV
-from infer_daemon.engines.vllm.plugin import ENGINE_ENV
+from infer_daemon.engines.vllm.plugin import ENGINE_ENV, PARENT_ENV
 
 _SHARED = {
     # A fork of a threaded process with listening sockets would copy both.
@@ -104,7 +104,7 @@ def children_of(
     late for whoever must end a start that hangs.
     """
     _hook()
-    _starting.env = {**env, ENGINE_ENV: engine}
+    _starting.env = {**env, ENGINE_ENV: engine, PARENT_ENV: str(os.getpid())}
     _starting.on_started = on_started
     try:
         yield

@@ -19,6 +19,9 @@ NAP_ENV = "INFER_DAEMON_SPIN_NAP_S"
 """Seconds to sleep instead of each yield. Set by the daemon in its engines' environment."""
 ENGINE_ENV = "INFER_DAEMON_ENGINE"
 """Name of the engine that a process belongs to. Set by the daemon in its engines' environment."""
+PARENT_ENV = "INFER_DAEMON_PARENT"
+"""Id of the process that starts this one: the daemon's, then each engine process's own for those
+that it starts itself."""
 
 
 def install() -> None:
@@ -42,9 +45,11 @@ def die_with_the_parent() -> None:
     each engine from a thread that lives as long as it.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
+    known = multiprocessing.parent_process()  # None while a child imports its main module
+    parent = known.pid if known is not None else int(os.environ.get(PARENT_ENV, os.getppid()))
+    if os.getppid() != parent:
         os._exit(1)  # it went before we asked
+    os.environ[PARENT_ENV] = str(os.getpid())
 
 
 def leave_the_terminals_group() -> None:
