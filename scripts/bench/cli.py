@@ -19,14 +19,14 @@ from rich.console import Console
 
 from bench import demo, report
 from bench.measure import Effort, Figures, figures
-from bench.servers import Launch, ServerProblem, running
+from infer_daemon.bench import launches
+from infer_daemon.bench.report import busy
+from infer_daemon.bench.servers import Launch, ServerProblem, running
 
 MODELS = demo.REPOSITORY / "infer_daemon" / "demo" / "models"
 PEERS = {"vllm": False, "vllm+env": True}
 """vLLM's own server by itself, and in the environment that the daemon gives its engine."""
 FILE_WIDTH = 100
-BUSY = 0.25
-"""Load average per core above which somebody else is at work."""
 
 
 def main() -> int:
@@ -64,17 +64,15 @@ class Bench:
         """Measure, print, and return what went wrong."""
         options = self._options
         machine = report.machine()
-        if machine["load_average_before"] > BUSY * machine["cores"]:
-            self._log.print(
-                f"[yellow]other work shares the cores (load {machine['load_average_before']:.1f}): "
-                "these figures will be noise[/]"
-            )
+        if warning := busy(machine):
+            self._log.print(f"[yellow]{warning}[/]")
         model_before = report.fingerprint(MODELS)
         if options.only != "peer":
-            self._measure(demo.daemon(self._setup))
+            self._measure(launches.daemon(self._setup.config, self._setup.state_dir))
         if options.only != "daemon":
             for name, is_ours in PEERS.items():
-                self._measure(demo.peer(self._setup, name, our_environment=is_ours))
+                config = self._setup.config
+                self._measure(launches.peer(config, name, our_environment=is_ours))
         if report.fingerprint(MODELS) != model_before:
             self._problems.append("the demo's models changed meanwhile: the figures do not compare")
         console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from bench.wire import Address, Connection, connect
+from infer_daemon.bench.wire import Address, Connection, connect
 
 REQUEST_TIMEOUT_S = 120.0
 LAG_PROBE_S = 0.02

