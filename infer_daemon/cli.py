@@ -1,4 +1,4 @@
-"""The command line: `infer-daemon serve | check | models | state | keys | version`.
+"""The command line: `infer-daemon serve | check | state | models | story | reload | keys | bench`.
 
 Kept light: the engines' processes import the program's main module again.
 """
@@ -10,7 +10,10 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from infer_daemon import __version__
 
@@ -87,6 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(state)
     state.set_defaults(run=_state)
 
+    story = commands.add_parser("story", help="what happened to one of the last requests")
+    story.add_argument("id", metavar="ID", help="x-request-id, or the id in the response")
+    _add_running(story)
+    story.set_defaults(run=_story)
+
+    reload = commands.add_parser("reload", help="apply changed tenants, limits and scheduling")
+    _add_running(reload)
+    reload.set_defaults(run=_reload)
+
     keys = commands.add_parser("keys", help="make, list and revoke keys in a configuration")
     keys.set_defaults(run=_keys)
     actions = keys.add_subparsers(required=True, metavar="ACTION", dest="action")
@@ -98,9 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     for action in (listing, revoke):
         action.add_argument("--config", type=Path, required=True, metavar="FILE")
 
+    _add_bench(commands)
+
     version = commands.add_parser("version", help="the daemon's version")
     version.set_defaults(run=lambda _: print(__version__) or OK)
     return parser
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from infer_daemon.bench import cli
+
+    cli.add_to(commands)
 
 
 def _port(text: str) -> int:
@@ -130,10 +150,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     from infer_daemon.settings import load, schema
     from infer_daemon.settings.state_folder import StateFolder
 
-    settings = load.load(arguments.config, also=plan.missing)
-    settings = schema.replace_listen(settings, host=arguments.host, port=arguments.port)
-    if arguments.state_dir:
-        settings = schema.replace_state_dir(settings, arguments.state_dir)
+    def read() -> schema.Settings:
+        settings = load.load(arguments.config, also=plan.missing)
+        settings = schema.replace_listen(settings, host=arguments.host, port=arguments.port)
+        if arguments.state_dir:
+            settings = schema.replace_state_dir(settings, arguments.state_dir)
+        return settings
+
+    settings = read()
     logs.configure(logs.choose_format(settings.daemon.log_format), settings.daemon.log_level)
     folder = StateFolder.of(settings)
     # Each connection is a descriptor; the usual soft limit of 1024 is for programs with select().
@@ -141,7 +165,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> None:
-        await Daemon(settings, folder).run(show_examples=arguments.examples)
+        await Daemon(settings, folder, read).run(show_examples=arguments.examples)
 
     with folder.locked():
         try:
@@ -182,22 +206,45 @@ def _keys(arguments: argparse.Namespace) -> int:
     except (keys.KeyProblem, OSError) as error:
         print(error, file=sys.stderr)
         return FAILED
-    print(f"a key of {tenant} is out of {arguments.config}; the daemon forgets it when it restarts")
+    print(f"a key of {tenant} is out of {arguments.config}; a daemon that runs with it is told by")
+    print("`infer-daemon reload`")
     return OK
 
 
 def _state(arguments: argparse.Namespace) -> int:
-    return _ask(arguments, "state")
+    from infer_daemon import tables
+
+    return _ask(arguments, "/state", tables.show_state)
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    return _ask(arguments, "models")
-
-
-def _ask(arguments: argparse.Namespace, what: str) -> int:
-    """Ask the running daemon for its state and show a part of it."""
     from infer_daemon import tables
-    from infer_daemon.api.admin import ask
+
+    return _ask(arguments, "/state", tables.show_models, part="models")
+
+
+def _story(arguments: argparse.Namespace) -> int:
+    from infer_daemon import tables
+
+    return _ask(arguments, f"/story/{quote(arguments.id, safe='')}", tables.show_story)
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    from infer_daemon import tables
+
+    return _ask(arguments, "/reload", tables.show_reload, method="POST")
+
+
+def _ask(
+    arguments: argparse.Namespace,
+    path: str,
+    show: Callable[[dict[str, Any]], None],
+    *,
+    method: str = "GET",
+    part: str | None = None,
+) -> int:
+    """Ask the running daemon and show what it answers, or a part of it as JSON."""
+    from infer_daemon.api.admin import Refused, ask
     from infer_daemon.settings import load
     from infer_daemon.settings.schema import DaemonSection
     from infer_daemon.settings.state_folder import StateFolder
@@ -208,7 +255,10 @@ def _ask(arguments: argparse.Namespace, what: str) -> int:
         chosen = arguments.state_dir or Path(DaemonSection().state_dir)
         folder = StateFolder(chosen.expanduser().absolute())
     try:
-        state = asyncio.run(ask(folder.admin_socket, "/state"))
+        answer = asyncio.run(ask(folder.admin_socket, path, method=method))
+    except Refused as error:
+        print(error, file=sys.stderr)
+        return FAILED
     except OSError as error:
         reason = error.strerror or str(error)
         print(
@@ -218,9 +268,7 @@ def _ask(arguments: argparse.Namespace, what: str) -> int:
         )
         return FAILED
     if arguments.json:
-        print(json.dumps(state["models"] if what == "models" else state, indent=2))
-    elif what == "models":
-        tables.show_models(state)
+        print(json.dumps(answer[part] if part else answer, indent=2))
     else:
-        tables.show_state(state)
+        show(answer)
     return OK

@@ -5,12 +5,15 @@ import gc
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from infer_daemon import __version__, notify
+from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.errors import CutShort
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
@@ -23,9 +26,11 @@ from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.live import Live, policy, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.load import SettingsError
 from infer_daemon.settings.schema import Settings
 from infer_daemon.settings.state_folder import StateFolder
 from infer_daemon.tenancy.registry import Registry
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT)
 LAG_PROBE_S = 0.1
 DRAIN_PROBE_S = 0.05
 TELL_S = 1.0
@@ -46,13 +51,22 @@ TELL_S = 1.0
 class Daemon:
     """One running daemon. Build it inside its event loop and `await run()` once."""
 
-    def __init__(self, settings: Settings, folder: StateFolder) -> None:
-        """Args: folder: must be locked by the caller for as long as the daemon runs."""
+    def __init__(
+        self,
+        settings: Settings,
+        folder: StateFolder,
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
+        """Args:
+        folder: must be locked by the caller for as long as the daemon runs.
+        reread: reads the settings again, for a reload; runs in a thread.
+        """
         self._settings = settings
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         # Leaves first: each part is given the ones above it.
         self.metrics = Metrics()
         self.vendor = VendorCollector(self._is_ready)
@@ -60,18 +74,30 @@ class Daemon:
         self.recorder = Recorder(self.metrics, time.monotonic)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
-        self.schedulers = {
-            name: Scheduler(queue_len_max=settings.scheduling.queue_len_max)
-            for name in self.catalog.pools
-        }
+        self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}
+        self.admission = Admission(settings, self.schedulers, time.monotonic)
         self.pools = {
-            name: Pool(name, scheduler, self.metrics, settings.scheduling)
+            name: Pool(
+                name,
+                scheduler,
+                self.metrics,
+                self.admission,
+                windows=windows(settings),
+                fanout_max=settings.scheduling.fanout_max,
+            )
             for name, scheduler in self.schedulers.items()
         }
         self.fleet = Fleet(settings.engines, self._plans(), self._registry_of)
         self.path = RequestPath(
-            tenants=self.tenants, catalog=self.catalog, pools=self.pools, recorder=self.recorder
+            tenants=self.tenants,
+            catalog=self.catalog,
+            admission=self.admission,
+            pools=self.pools,
+            schedulers=self.schedulers,
+            recorder=self.recorder,
+            comment_after_s=settings.scheduling.comment_after_s,
         )
+        self.live = Live(settings, self, reread)
         self.view = View(self)
         self.doors = Doors(settings, folder)
 
@@ -101,8 +127,9 @@ class Daemon:
         Raises:
             AddressInUse: a listener's place is taken; nothing was started.
         """
-        for number in SIGNALS:
+        for number in ENDING:
             self._loop.add_signal_handler(number, self.stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         self._loop.set_exception_handler(_on_loop_exception)
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
         if ended := leftovers.end(self._folder.root):
@@ -113,6 +140,7 @@ class Daemon:
             asyncio.create_task(self._stopped(), name="stop"),
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
+            asyncio.create_task(self._reload_when_told(), name="reload"),
             asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
             asyncio.create_task(self._announce(show_examples=show_examples), name="announce"),
         ]
@@ -123,7 +151,7 @@ class Daemon:
             await _cancel(tasks)
             await self.doors.close()
             await self.fleet.stop()
-            for number in SIGNALS:
+            for number in (*ENDING, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
             log.info("daemon_stopped")
         _raise_failure(tasks)
@@ -134,6 +162,14 @@ class Daemon:
 
     async def _stopped(self) -> None:
         await self._stop.wait()
+
+    async def _reload_when_told(self) -> None:
+        """On SIGHUP. A bad file has been logged and changes nothing."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            with suppress(SettingsError):
+                await self.live.reload()
 
     def _load_vendor(self) -> "VllmFactory":
         # vLLM reads its configuration from the environment in which it is imported.

@@ -4,17 +4,19 @@
 
 The first three happen here, in `_answer`. A front end (`engines/*/frontend.py`) renders and calls
 the gate (`engines/gate.py`), which waits for the scheduler's grant and lets the engine generate;
-outputs are counted there as they arrive. Then the answer, or the stream, comes back through here
-to be settled, exactly once, however it ended: this is the only place where endings are told apart.
+outputs are counted there as they arrive. Then the answer, or the stream (`streams.py`), comes back
+through here to be settled, exactly once, however it ended.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from infer_daemon.admission.admission import Admission, Applicant
+from infer_daemon.admission.appointments import Visitor
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     DaemonError,
@@ -25,10 +27,14 @@ from infer_daemon.domain.errors import (
 )
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.contract import Call, EventStream, Reply
+from infer_daemon.domain.tenant import Tenant
+from infer_daemon.engines.contract import Call, EventStream, Frontend, Reply
 from infer_daemon.engines.pool import Pool
+from infer_daemon.fitting import fit
 from infer_daemon.ledger.recorder import Recorder
-from infer_daemon.routing.catalog import Catalog
+from infer_daemon.routing.catalog import Catalog, Deployment
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.streams import SettledStream, WaitingStream
 from infer_daemon.tenancy.registry import Registry
 
 log = structlog.get_logger()
@@ -50,6 +56,14 @@ class Ask:
     key: str | None
     read: Callable[[], Awaitable[Body]]
     """Reads and decodes the body; called once the sender is known. Raises DaemonError."""
+    priority: str | None = None
+    """Header `x-priority`."""
+    deadline_ms: str | None = None
+    """Header `x-deadline-ms`."""
+    connection: int = 0
+    """The same number for all requests of one connection."""
+    is_retry: bool | None = None
+    """Whether the client says that it was refused before; None if it does not say."""
     uid: int | None = None
     """User at the other end of a Unix socket."""
 
@@ -71,9 +85,16 @@ class RequestPath:
         *,
         tenants: Registry,
         catalog: Catalog,
+        admission: Admission,
         pools: Mapping[str, Pool],
+        schedulers: Mapping[str, Scheduler],
         recorder: Recorder,
+        comment_after_s: float,
     ) -> None:
+        self._admission = admission
+        self._schedulers = schedulers
+        self.comment_after_s = comment_after_s
+        """How long a stream waits in silence; may be changed."""
         self._tenants = tenants
         self._catalog = catalog
         self._pools = pools
@@ -99,13 +120,14 @@ class RequestPath:
         CURRENT.set(record)
         try:
             content = await self._answer(ask, record)
-            if isinstance(content, EventStream):
+            if not isinstance(content, Reply):
                 record.stream = True  # a form says it in words
-                return Answer(record.id, SettledStream(content, record, self._recorder))
+                stream = SettledStream(content, record, self._settle)
+                return Answer(record.id, stream, self._headers(record))
             await record.close_calls()
         except asyncio.CancelledError:
             # The client went away, or the daemon is ending.
-            self._recorder.settle(record, Outcome.CANCELLED, None)
+            self._settle(record, Outcome.CANCELLED, None)
             raise
         except ModelNotFound as error:
             record.detail = error.message
@@ -117,26 +139,31 @@ class RequestPath:
         except Exception as error:
             self._note(record, error)
             raise self._failed(record, DaemonError()) from error
-        self._recorder.settle(record, Outcome.OK, None)
-        return Answer(record.id, content)
+        self._settle(record, Outcome.OK, None)
+        return Answer(record.id, content, self._headers(record))
 
     def _note(self, record: RequestRecord, error: BaseException) -> None:
         """What nobody expected is for the log, and not for a client to read."""
         log.error("request_failed", id=record.id, exc_info=error)
         record.detail = f"{type(error).__name__}: {error}"[:500]
 
-    async def _answer(self, ask: Ask, record: RequestRecord) -> Reply | EventStream:
+    def _headers(self, record: RequestRecord) -> dict[str, str]:
+        """What the client is told beside its answer."""
+        return {**record.told, **self._admission.headers(record)}
+
+    async def _answer(self, ask: Ask, record: RequestRecord) -> Reply | EventStream | WaitingStream:
         # 1. authenticate: who asks?
         tenant = self._tenants.authenticate(ask.key, ask.uid)
         record.tenant = tenant.name
         record.authenticated_s = record.clock()
-        # 2. admit: may it come in at all? What is exact (tokens, room) is decided at the gate.
+        # 2. admit: may it come in at all?
         if self.is_draining:
             raise ShuttingDown(retry_after_s=10)
         body = await ask.read()
         record.read_s = record.clock()
-        # 3. route: which model, which pool?
-        deployment = self._catalog.route(body.fields.get("model"))
+        # 3. route: which model, which pool? Then the rest of 2., since models and pools have limits
+        # too; what needs the exact count of its tokens is decided at the gate.
+        deployment = self._catalog.route(body.fields.get("model"), tenant.may_use)
         record.model = deployment.model
         record.stream = body.fields.get("stream") is True
         pool = self._pools[deployment.pool]
@@ -147,73 +174,82 @@ class RequestPath:
                 param="model",
             )
         record.routed_s = record.clock()
-        # 4. to 8. render, wait, grant, generate, stream.
+        self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
         call = Call(
             endpoint=ask.endpoint,
             body=body.fields,
             request_id=record.id,
             upload=body.upload,
         )
+        # 4. to 8. render, wait, grant, generate, stream.
+        if record.stream:
+            return await self._stream(frontend, call, record, deployment)
+        return await self._render(frontend, call, record)
+
+    def _applicant(
+        self, ask: Ask, body: Body, tenant: Tenant, pool: Pool, deployment: Deployment
+    ) -> Applicant:
+        return Applicant(
+            tenant=tenant,
+            model=deployment.model,
+            pool=deployment.pool,
+            body=body.fields,
+            visitor=Visitor(tenant.name, ask.connection, ask.is_retry),
+            priority=ask.priority,
+            deadline_ms=ask.deadline_ms,
+            context_tokens=pool.context_tokens,
+        )
+
+    async def _render(
+        self, frontend: Frontend, call: Call, record: RequestRecord
+    ) -> Reply | EventStream:
+        """Everything that a front end does, with the prompt made to fit where that is wanted."""
         try:
-            return await frontend.answer(call)
+            fitting = await fit(call, self._admission.sizes(record), frontend, record)
+            return await frontend.answer(fitting)
         except BaseException:
             await record.close_calls()
             raise
 
+    async def _stream(
+        self, frontend: Frontend, call: Call, record: RequestRecord, deployment: Deployment
+    ) -> Reply | EventStream | WaitingStream:
+        """The answer, if it begins soon; else a stream that says what it waits for."""
+        answering = asyncio.create_task(
+            self._render(frontend, call, record), name=f"answer-{record.id}"
+        )
+        try:
+            await asyncio.wait({answering}, timeout=self.comment_after_s)
+        except asyncio.CancelledError:
+            answering.cancel()
+            await asyncio.wait({answering})
+            raise
+        if answering.done():
+            return answering.result()
+        scheduler = self._schedulers[deployment.pool]
+        return WaitingStream(
+            answering,
+            record,
+            comment=lambda: _comment(scheduler, record),
+            interval_s=self.comment_after_s,
+        )
+
+    def _settle(self, record: RequestRecord, outcome: Outcome, error: DaemonError | None) -> None:
+        """9. The end of every request, however it ended."""
+        self._admission.settle(record)
+        self._recorder.settle(record, outcome, error)
+
     def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:
-        # 9. settle what never became an answer.
+        """What never became an answer."""
         error.request_id = record.id
-        self._recorder.settle(record, error.outcome, error)
+        error.headers = self._headers(record)
+        self._settle(record, error.outcome, error)
         return error
 
 
-class SettledStream:
-    """A stream that settles its request *before* it hands out its last chunk: a client that has
-    seen the end of its response finds it written down."""
-
-    def __init__(self, stream: EventStream, record: RequestRecord, recorder: Recorder) -> None:
-        self._stream = stream
-        self._record = record
-        self._recorder = recorder
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._record.outcome is not None:
-            raise StopAsyncIteration
-        try:
-            if not self._record.is_generated:
-                return await anext(self._stream)
-            # The engine is done, so the rest comes without waiting: hold it back until settled.
-            tail = b"".join([chunk async for chunk in self._stream])
-        except StopAsyncIteration:
-            self._end()
-            raise
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        except Exception as error:
-            self._record.detail = f"{type(error).__name__}: {error}"[:500]
-            self._record.refusal = self._record.refusal or DaemonError()
-            await self.aclose()
-            raise
-        self._end()
-        return tail
-
-    def _end(self) -> None:
-        refusal = self._record.refusal
-        outcome = refusal.outcome if refusal is not None else Outcome.OK
-        self._recorder.settle(self._record, outcome, refusal)
-
-    async def aclose(self) -> None:
-        """Stop whatever still works for this stream and settle it. Idempotent."""
-        try:
-            await self._stream.aclose()
-        finally:
-            await self._record.close_calls()
-            if self._record.outcome is None:
-                if self._record.refusal is None:
-                    self._recorder.settle(self._record, Outcome.CANCELLED, None)
-                else:
-                    self._end()
+def _comment(scheduler: Scheduler, record: RequestRecord) -> str:
+    """What a client that waits is told."""
+    for call in record.open_calls:
+        if (prospect := scheduler.prospect(call.id)) is not None:
+            return f"queued position={prospect.position} eta_ms={round(prospect.wait_s * 1e3)}"
+    return "working"

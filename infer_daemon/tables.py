@@ -32,15 +32,69 @@ def show_state(state: dict[str, Any]) -> None:
             Text(engine["reason"] or engine["step"]),
         )
     console.print(engines)
-    queues = _table("queue", "waiting", "running", "window")
-    for name, pool in state["pools"].items():
-        windows = ", ".join(
-            f"{engine} {window['seqs']}/{window['seqs_max']}"
-            for engine, window in pool["windows"].items()
-        )
-        queues.add_row(name, str(pool["waiting"]), str(pool["running"]), windows or "closed")
-    console.print(queues)
+    console.print(_windows(state["pools"]))
+    if any(any(pool["classes"].values()) for pool in state["pools"].values()):
+        console.print(_lines(state["pools"]))
     show_models(state)
+
+
+def _windows(pools: dict[str, Any]) -> Table:
+    """What each engine has been given, of what it may."""
+    table = _table("pool", "waiting", "running", "window", "sequences", "KV tokens", "prefill")
+    for name, pool in pools.items():
+        head = [name, str(pool["waiting"]), str(pool["running"])]
+        for engine, window in pool["windows"].items():
+            table.add_row(*head, engine, *(_used(window, w) for w in _WINDOW))
+            head = ["", "", ""]
+        if not pool["windows"]:
+            table.add_row(*head, "closed", "-", "-", "-")
+    return table
+
+
+_WINDOW = ("seqs", "kv_tokens", "prefill_tokens")
+_UNLIMITED = 1 << 59
+
+
+def _used(window: dict[str, int], what: str) -> str:
+    most = window[f"{what}_max"]
+    return f"{window[what]}/{most}" if most < _UNLIMITED else "-"
+
+
+def _lines(pools: dict[str, Any]) -> Table:
+    """Who waits and runs, and how long one more would wait."""
+    table = _table("pool", "class", "tenant", "waiting", "running", "service", "a newcomer waits")
+    for name, pool in pools.items():
+        for tier, tenants in pool["classes"].items():
+            for tenant, line in tenants.items():
+                table.add_row(
+                    name,
+                    tier,
+                    tenant,
+                    str(line["waiting"]),
+                    str(line["running"]),
+                    f"{line['counter']:,.0f}",
+                    f"{line['expected_wait_s']:.1f} s",
+                )
+    return table
+
+
+def show_story(story: dict[str, Any]) -> None:
+    """What happened to one request, and what was written down of it."""
+    console = Console()
+    events = _table("ms", "what happened")
+    for after_ms, event in story["events"]:
+        events.add_row(f"{after_ms:.1f}", Text(event))
+    console.print(events)
+    console.print(Text(", ".join(f"{key}={value}" for key, value in story["request"].items())))
+
+
+def show_reload(reloaded: dict[str, Any]) -> None:
+    """What holds now, and what does not yet."""
+    console = Console()
+    applied = sorted(reloaded["applied"])
+    console.print(f"applied: {', '.join(applied)}" if applied else "nothing has changed")
+    if reloaded["needs_restart"]:
+        console.print(f"[yellow]needs a restart:[/] {', '.join(sorted(reloaded['needs_restart']))}")
 
 
 def show_models(state: dict[str, Any]) -> None:

@@ -9,10 +9,13 @@ from typing import Protocol
 
 from infer_daemon import __version__
 from infer_daemon.domain.states import EngineState
+from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.fleet import Fleet
 from infer_daemon.engines.pool import Pool
 from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
 from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.live import Live
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog, Deployment
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -30,6 +33,8 @@ class Parts(Protocol):
     fleet: Fleet
     metrics: Metrics
     vendor: VendorCollector
+    recorder: Recorder
+    live: Live
 
 
 class View:
@@ -42,13 +47,14 @@ class View:
         registry.register(parts.vendor)
         registry.register(LiveCollector(lambda: list(self._engine_reports()), self._queues))
 
-    def authenticate(self, key: str | None, uid: int | None) -> None:
-        """Raise InvalidKey unless the key, or without one the user, is a tenant's."""
-        self._parts.tenants.authenticate(key, uid)
+    def authenticate(self, key: str | None, uid: int | None) -> Tenant:
+        """Whose the key is, or without one the user; raises InvalidKey if nobody's."""
+        return self._parts.tenants.authenticate(key, uid)
 
-    def models(self) -> list[dict[str, object]]:
-        """One card per public model, in OpenAI's shape and with vLLM's `max_model_len`."""
-        return [self._card(deployment) for deployment in self._parts.catalog]
+    def models(self, tenant: Tenant) -> list[dict[str, object]]:
+        """One card per public model that the tenant may use, in OpenAI's shape and with vLLM's
+        `max_model_len`."""
+        return [self._card(d) for d in self._parts.catalog if tenant.may_use(d.model)]
 
     def _card(self, deployment: Deployment) -> dict[str, object]:
         pool = self._parts.pools[deployment.pool]
@@ -93,6 +99,14 @@ class View:
 
     def _queues(self) -> list[tuple[str, int, int]]:
         return [(name, s.waiting, s.running) for name, s in self._parts.schedulers.items()]
+
+    def story(self, request_id: str) -> dict[str, object] | None:
+        """One request's history; None if it is not known (any more)."""
+        return self._parts.recorder.story(request_id)
+
+    async def reload(self) -> dict[str, object]:
+        """Read the configuration again; see `live.Live.reload`."""
+        return asdict(await self._parts.live.reload())
 
     def state(self) -> dict[str, object]:
         """Everything, for `infer-daemon state`."""

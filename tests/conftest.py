@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -69,14 +70,15 @@ def log_lines() -> Iterator[list[EventDict]]:
 def job() -> MakeJob:
     """Make a job by its id; the rest has defaults."""
 
-    def make(id: str, *, seqs: int = 1, deadline_s: float = 100.0) -> Job:
-        return Job(
-            id=JobId(id),
-            tenant="acme",
-            seqs=seqs,
-            prompt_tokens=1,
-            output_tokens_max=1,
-            deadline_s=deadline_s,
-        )
+    def make(id: str, **fields: Any) -> Job:
+        defaults: dict[str, Any] = {
+            "tenant": "acme",
+            "seqs": 1,
+            "prompt_tokens": 1,
+            "output_tokens_max": 1,
+            "due_s": 0.0,
+            "deadline_s": 100.0,
+        }
+        return Job(id=JobId(id), **(defaults | fields))
 
     return make

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.contract import Reply
@@ -14,10 +15,12 @@ from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
-from infer_daemon.request_path import Answer, Ask, Body, RequestPath, SettledStream
+from infer_daemon.live import policy, windows
+from infer_daemon.request_path import Answer, Ask, Body, RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import Settings
+from infer_daemon.streams import SettledStream
 from infer_daemon.tenancy.registry import Registry
 
 
@@ -27,13 +30,21 @@ class Inside:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.recorder = Recorder(Metrics(), asyncio.get_running_loop().time)
-        self.schedulers: dict[str, Scheduler] = {}
         self.pools: dict[str, Pool] = {}
         self.engines: dict[str, SimEngine] = {}
         catalog = Catalog.from_settings(settings)
+        self.schedulers = {name: Scheduler(policy(settings)) for name in catalog.pools}
+        clock = asyncio.get_running_loop().time
+        self.admission = Admission(settings, self.schedulers, clock)
         for name in catalog.pools:
-            self.schedulers[name] = Scheduler(queue_len_max=settings.scheduling.queue_len_max)
-            self.pools[name] = Pool(name, self.schedulers[name], Metrics(), settings.scheduling)
+            self.pools[name] = Pool(
+                name,
+                self.schedulers[name],
+                Metrics(),
+                self.admission,
+                windows=windows(settings),
+                fanout_max=settings.scheduling.fanout_max,
+            )
         self._pool_of = {
             engine: deployments[0].pool
             for deployments in catalog.pools.values()
@@ -42,8 +53,11 @@ class Inside:
         self.path = RequestPath(
             tenants=Registry(settings.tenants),
             catalog=catalog,
+            admission=self.admission,
             pools=self.pools,
+            schedulers=self.schedulers,
             recorder=self.recorder,
+            comment_after_s=settings.scheduling.comment_after_s,
         )
 
     @asynccontextmanager
@@ -74,14 +88,20 @@ class Inside:
         self.pools[self._pool_of[name]].close(EngineName(name))
 
     async def ask(
-        self, endpoint: str = "completions", key: str | None = "sk-acme", **fields: Any
+        self,
+        endpoint: str = "completions",
+        key: str | None = "sk-acme",
+        head: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> Answer:
-        """A request as it comes through the door."""
+        """A request as it comes through the door. `head`: what its headers say."""
 
         async def read() -> Body:
             return Body({"model": "echo", **fields})
 
-        return await self.path.run(Ask(endpoint=Endpoint(endpoint), key=key, read=read))
+        return await self.path.run(
+            Ask(endpoint=Endpoint(endpoint), key=key, read=read, **(head or {}))
+        )
 
     async def whole(self, **fields: Any) -> Mapping[str, Any]:
         """The decoded answer to a request that does not stream."""
@@ -99,6 +119,7 @@ class Inside:
     def assert_empty(self) -> None:
         """Every request has settled and nothing of one is anywhere."""
         assert self.path.in_flight == 0
+        self.admission.check()
         for scheduler in self.schedulers.values():
             scheduler.check()
             assert (scheduler.waiting, scheduler.running) == (0, 0)

@@ -11,14 +11,16 @@ from aiohttp.typedefs import Middleware
 
 from infer_daemon.api.app import Handler, View, add_operator_paths, errors_in_shape
 from infer_daemon.api.openai import bearer_key
-from infer_daemon.domain.errors import InvalidKey
+from infer_daemon.domain.errors import ClientError, InvalidKey, NoSuchPath
+from infer_daemon.settings.load import SettingsError
 from infer_daemon.tenancy.registry import key_hash
 
 ASK_TIMEOUT_S = 10.0
 
 
 def build(view: View, key_hashes: Sequence[str] | None = None) -> web.Application:
-    """The operators' application: `GET /state`, and what load balancers and Prometheus ask.
+    """The operators' application: `GET /state`, `GET /story/ID`, `POST /reload`, and what load
+    balancers and Prometheus ask.
 
     Args:
         key_hashes: of the operators' keys, one of which every request must carry; None where the
@@ -29,9 +31,23 @@ def build(view: View, key_hashes: Sequence[str] | None = None) -> web.Applicatio
         app.middlewares.append(_keyed(frozenset(key_hashes)))
 
     async def show_state(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(view.state()), content_type="application/json")
+        return _json(view.state())
+
+    async def show_story(request: web.Request) -> web.Response:
+        story = view.story(request.match_info["id"])
+        if story is None:
+            raise NoSuchPath("no request of the last ones has this id")
+        return _json(story)
+
+    async def reload(_: web.Request) -> web.Response:
+        try:
+            return _json(await view.reload())
+        except SettingsError as error:
+            raise ClientError(str(error)) from error
 
     app.router.add_get("/state", show_state)
+    app.router.add_get("/story/{id}", show_story)
+    app.router.add_post("/reload", reload)
     add_operator_paths(app, view)
     return app
 
@@ -47,20 +63,31 @@ def _keyed(key_hashes: frozenset[str]) -> Middleware:
     return keyed
 
 
-async def ask(socket: Path, path: str) -> dict[str, Any]:
-    """GET from a running daemon's admin socket.
+def _json(body: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+
+class Refused(Exception):
+    """The daemon has refused what an operator asked; the message is its own."""
+
+
+async def ask(socket: Path, path: str, *, method: str = "GET") -> dict[str, Any]:
+    """Ask a running daemon on its admin socket.
 
     Raises:
         OSError: nobody answers there.
+        Refused: it does not do that.
     """
     connector = aiohttp.UnixConnector(str(socket))
     timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.get(f"http://daemon{path}", raise_for_status=True) as response,
+            session.request(method, f"http://daemon{path}") as response,
         ):
             answer: dict[str, Any] = await response.json()
+            if response.status != 200:
+                raise Refused(answer["error"]["message"])
             return answer
     except (aiohttp.ClientError, TimeoutError) as error:
         if isinstance(error, OSError) and error.errno:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from infer_daemon import __version__
 from infer_daemon.api import sse
-from infer_daemon.api.openai import PATHS, bearer_key, error_response, peer_uid, read_body
+from infer_daemon.api.openai import PATHS, bearer_key, error_response, is_retry, peer_uid, read_body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
@@ -20,6 +20,7 @@ from infer_daemon.domain.errors import (
     ModelNotFound,
     NoSuchPath,
 )
+from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
 from infer_daemon.request_path import Ask, RequestPath
 from infer_daemon.settings.schema import ListenSection
@@ -31,8 +32,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class View(Protocol):
     """What the door shows of the daemon besides answering requests; see `view.View`."""
 
-    def models(self) -> list[dict[str, object]]:
-        """One card per public model, in OpenAI's shape."""
+    def models(self, tenant: Tenant) -> list[dict[str, object]]:
+        """One card per public model that the tenant may use, in OpenAI's shape."""
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether the daemon is ready, and the state of each model."""
@@ -40,11 +41,17 @@ class View(Protocol):
     def metrics(self) -> bytes:
         """The page for Prometheus. Called from a thread."""
 
-    def authenticate(self, key: str | None, uid: int | None) -> None:
-        """Raise InvalidKey unless the key, or without one the user, is a tenant's."""
+    def authenticate(self, key: str | None, uid: int | None) -> Tenant:
+        """Whose the key is, or without one the user; raises InvalidKey if nobody's."""
 
     def state(self) -> dict[str, object]:
         """Everything, for operators."""
+
+    def story(self, request_id: str) -> dict[str, object] | None:
+        """One request's history; None if it is not known (any more)."""
+
+    async def reload(self) -> dict[str, object]:
+        """Read the configuration again; raises SettingsError, and then nothing has changed."""
 
 
 def build(path: RequestPath, view: View, limits: ListenSection) -> web.Application:
@@ -89,16 +96,20 @@ async def _ask(
         key=bearer_key(request),
         uid=peer_uid(request),
         read=partial(read_body, request, endpoint, limits),
+        priority=request.headers.get("x-priority"),
+        deadline_ms=request.headers.get("x-deadline-ms"),
+        connection=id(request.transport),
+        is_retry=is_retry(request),
     )
     answer = await path.run(ask)
     if not isinstance(answer.content, Reply):
-        return await sse.send(request, answer.content, answer.request_id)
+        return await sse.send(request, answer)
     reply = answer.content
     return web.Response(
         status=reply.status,
         body=reply.body,
         content_type=reply.content_type,
-        headers={**reply.headers, "x-request-id": answer.request_id},
+        headers={**reply.headers, **answer.headers, "x-request-id": answer.request_id},
     )
 
 
@@ -127,14 +138,14 @@ def _in_our_words(error: DaemonError | web.HTTPClientError, request: web.Request
 
 
 async def _models(view: View, request: web.Request) -> web.Response:
-    view.authenticate(bearer_key(request), peer_uid(request))
-    return _json({"object": "list", "data": view.models()})
+    tenant = view.authenticate(bearer_key(request), peer_uid(request))
+    return _json({"object": "list", "data": view.models(tenant)})
 
 
 async def _model(view: View, request: web.Request) -> web.Response:
-    view.authenticate(bearer_key(request), peer_uid(request))
+    tenant = view.authenticate(bearer_key(request), peer_uid(request))
     wanted = request.match_info["id"]
-    cards = view.models()
+    cards = view.models(tenant)
     for card in cards:
         if card["id"] == wanted:
             return _json(card)

@@ -1,6 +1,7 @@
 """OpenAI's ways: the paths, the body's encoding and the shape of an error."""
 
 import asyncio
+import math
 import socket
 import struct
 from typing import Any
@@ -122,6 +123,13 @@ def bearer_key(request: web.BaseRequest) -> str | None:
     return request.headers.get("x-api-key")
 
 
+def is_retry(request: web.BaseRequest) -> bool | None:
+    """Whether this is a request that was refused before, as OpenAI's and Anthropic's libraries say;
+    None if nobody says."""
+    count = request.headers.get("x-stainless-retry-count")
+    return None if count is None else count.strip() != "0"
+
+
 def peer_uid(request: web.BaseRequest) -> int | None:
     """The user at the other end of a Unix socket, as the kernel says it; None over TCP."""
     transport = request.transport
@@ -150,11 +158,14 @@ def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Respons
                 "code": error.code,
             }
         }
-    headers = {"x-request-id": error.request_id} if error.request_id else {}
+    headers = dict(error.headers)
+    if error.request_id:
+        headers["x-request-id"] = error.request_id
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1e3))
     if error.should_retry is not None:
         headers["x-should-retry"] = str(error.should_retry).lower()
     return web.Response(

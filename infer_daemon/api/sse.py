@@ -4,7 +4,8 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from infer_daemon.request_path import SettledStream
+from infer_daemon.engines.contract import Reply
+from infer_daemon.request_path import Answer
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -14,12 +15,13 @@ _HEADERS = {
 }
 
 
-async def send(
-    request: web.BaseRequest, stream: SettledStream, request_id: str
-) -> web.StreamResponse:
+async def send(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     """Write a stream to its end. A client that goes away cancels this, which closes the stream."""
+    stream = answer.content
+    assert not isinstance(stream, Reply), "a whole answer is no stream"
     async with aclosing(stream):
-        response = web.StreamResponse(headers={**_HEADERS, "x-request-id": request_id})
+        headers = {**_HEADERS, **answer.headers, "x-request-id": answer.request_id}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         async for chunk in stream:
             await response.write(chunk)

@@ -5,6 +5,8 @@
     │   ├── MalformedBody           400 invalid_json
     │   ├── NotSupported            400 unsupported
     │   ├── FanoutTooLarge          400 fanout_too_large
+    │   ├── PromptTooLong           400 context_length_exceeded
+    │   ├── OutputTooLong           400 max_tokens_exceeded
     │   ├── InvalidKey              401 invalid_api_key
     │   ├── ModelNotFound           404 model_not_found
     │   ├── NoSuchPath              404 not_found
@@ -14,9 +16,15 @@
     │   ├── HeaderTooLarge          431 header_too_large
     │   └── MalformedRequest        400 malformed_request
     ├── Rejected                    503: never entered a queue
+    │   ├── LimitReached            429: the party's own limit
+    │   │   ├── RateLimited         429 rate_limit_exceeded
+    │   │   ├── TooManyInFlight     429 concurrency_limit_exceeded
+    │   │   └── TooManyQueued       429 queue_limit_exceeded
     │   ├── TooManyConnections      503 too_many_connections
     │   ├── QueueFull               503 queue_full
+    │   ├── WouldWaitTooLong        503 would_wait_too_long
     │   ├── ModelNotReady           503 model_not_ready
+    │   ├── GrammarBusy             503 grammar_busy
     │   └── ShuttingDown            503 shutting_down
     ├── Evicted                     503: was queued and gave its place up
     │   ├── WaitedTooLong           503 waited_too_long
@@ -30,6 +38,8 @@
 The class docstring is the default message. Only these reach a client with their text; anything
 else becomes a plain `DaemonError` that names the request and nothing more.
 """
+
+from collections.abc import Mapping
 
 from infer_daemon.domain.outcomes import Outcome
 
@@ -57,6 +67,8 @@ class DaemonError(Exception):
         self.param = param
         self.request_id = ""
         """Set by the request path, for the client to quote."""
+        self.headers: Mapping[str, str] = {}
+        """Set by the request path: what the client is told besides."""
 
     @property
     def message(self) -> str:
@@ -88,6 +100,18 @@ class FanoutTooLarge(ClientError):
     """The request asks for more sequences at once than an engine may hold."""
 
     code = "fanout_too_large"
+
+
+class PromptTooLong(ClientError):
+    """The prompt is longer than it may be."""
+
+    code = "context_length_exceeded"
+
+
+class OutputTooLong(ClientError):
+    """The request asks for more output tokens than it may."""
+
+    code = "max_tokens_exceeded"
 
 
 class InvalidKey(ClientError):
@@ -154,6 +178,33 @@ class Rejected(DaemonError):
     outcome = Outcome.REJECTED
 
 
+class LimitReached(Rejected):
+    """A limit is reached."""
+
+    status = 429
+
+
+class RateLimited(LimitReached):
+    """A rate limit is reached."""
+
+    code = "rate_limit_exceeded"
+    type = "requests"
+
+
+class TooManyInFlight(LimitReached):
+    """Too many requests are being answered at the same time."""
+
+    code = "concurrency_limit_exceeded"
+    type = "requests"
+
+
+class TooManyQueued(LimitReached):
+    """Too many requests are waiting already."""
+
+    code = "queue_limit_exceeded"
+    type = "requests"
+
+
 class TooManyConnections(Rejected):
     """Too many connections are open."""
 
@@ -166,10 +217,22 @@ class QueueFull(Rejected):
     code = "queue_full"
 
 
+class WouldWaitTooLong(Rejected):
+    """The request would wait longer for an engine than it may."""
+
+    code = "would_wait_too_long"
+
+
 class ModelNotReady(Rejected):
     """No engine of this model is ready."""
 
     code = "model_not_ready"
+
+
+class GrammarBusy(Rejected):
+    """Other requests' grammars are being checked and take long; requests without one are fine."""
+
+    code = "grammar_busy"
 
 
 class ShuttingDown(Rejected):

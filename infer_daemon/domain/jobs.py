@@ -1,10 +1,33 @@
 """What the scheduler decides about: a job is one generation that wants to enter an engine."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NewType
 
 JobId = NewType("JobId", str)
 EngineName = NewType("EngineName", str)
+
+
+class Tier(StrEnum):
+    """The class of a request, in strict order: who is in an earlier one goes first."""
+
+    CRITICAL = "critical"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+    __hash__ = str.__hash__  # an enumeration's own takes longer than all else that a look-up does
+
+    @property
+    def rank(self) -> int:
+        """0 for the first to go."""
+        return _RANKS[self]
+
+    def at_most(self, ceiling: "Tier") -> "Tier":
+        """This class, or the ceiling where this one would be above it."""
+        return max(self, ceiling, key=lambda tier: tier.rank)
+
+
+_RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +36,29 @@ class Job:
 
     id: JobId
     tenant: str
+    tier: Tier = Tier.INTERACTIVE
+    model: str = ""
+    """Public name of what it asks for; output lengths are learned per tenant and model."""
     seqs: int
     """Sequences it occupies in the engine at once (`n`)."""
     prompt_tokens: int
     output_tokens_max: int
     """What the engine was asked to generate at most, per sequence; 0 for pooling."""
+    due_s: float
+    """Loop time at which its tenant would like it to begin: the order inside a tenant."""
     deadline_s: float
-    """Loop time at which waiting ends in a refusal."""
+    """Loop time at which waiting ends in a refusal; not before `due_s`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLimits:
+    """How much work an engine is given at once; each at least 1."""
+
+    seqs: int
+    kv_tokens: int = 1 << 60
+    """Tokens of prompts and outputs that its KV cache may hold; pooling engines need none."""
+    prefill_tokens: int = 1 << 60
+    """Prompt tokens whose request has no output yet: what stands in the way of everybody's next
+    token."""
+    kv_block_tokens: int = 1
+    """Tokens of one block of the cache: a sequence takes whole blocks."""

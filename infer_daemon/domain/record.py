@@ -7,11 +7,18 @@ from typing import Protocol
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.jobs import JobId, Tier
 from infer_daemon.domain.outcomes import Outcome
+
+STORY_MAX = 64
 
 
 class Closable(Protocol):
     """Something that works for a request and can be told to stop."""
+
+    @property
+    def id(self) -> JobId:
+        """Under which the scheduler knows it."""
 
     async def aclose(self) -> None:
         """Stop. Idempotent."""
@@ -37,6 +44,13 @@ class RequestRecord:
     """The public name that the client asked for; responses carry it back."""
     engine: str = ""
     stream: bool = False
+    tier: Tier = Tier.INTERACTIVE
+    due_s: float = 0.0
+    """When its tenant would like the answer to begin."""
+    deadline_s: float = 0.0
+    """When waiting for an engine ends in a refusal."""
+    told: dict[str, str] = field(default_factory=dict)
+    """What was done to the request that its client should know: headers of the answer."""
 
     authenticated_s: float | None = None
     read_s: float | None = None
@@ -63,8 +77,15 @@ class RequestRecord:
     the request path answers from here."""
     outcome: Outcome | None = None
     code: str = ""
+    story: list[tuple[float, str]] = field(default_factory=list)
+    """What happened to it, and when."""
     detail: str = ""
     """For the log alone: what went wrong inside, never told to the client."""
+
+    def note(self, event: str) -> None:
+        """Add to its story, which is bounded: a long answer has no more of one than a short."""
+        if len(self.story) < STORY_MAX:
+            self.story.append((self.clock(), event))
 
     async def close_calls(self) -> None:
         """End whatever this request still has in an engine or in a queue."""

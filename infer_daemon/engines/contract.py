@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
-from infer_daemon.domain.jobs import EngineName, Job, JobId
+from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 
 
@@ -78,6 +78,15 @@ class Frontend(Protocol):
             DaemonError: the request is at fault, or the gate refused.
         """
 
+    async def count_tokens(self, call: Call) -> int:
+        """Tokens that the prompt of this call has once it is rendered, of the longest if there are
+        several; also if that is more than the model can take. Nothing runs. For chat, completions,
+        responses and messages.
+
+        Raises:
+            DaemonError: the request is at fault, or such requests are not counted.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -93,6 +102,8 @@ class Work:
     prompt_tokens: int
     output_tokens_max: int
     seqs: int = 1
+    cap: Callable[[int], Any] | None = None
+    """cap(tokens): the payload for at most so many output tokens; None where none are generated."""
     as_refusal: Callable[[DaemonError], Exception] = lambda error: error
     """The exception that the handler is to see for a refusal (some log what they do not know)."""
 
@@ -114,6 +125,12 @@ class EngineFacts:
     max_model_len: int
     seqs_max: int
     """The most sequences it runs at once: the ceiling of its window."""
+    kv_tokens: int | None = None
+    """Tokens that its KV cache holds; None if it generates nothing."""
+    kv_block_tokens: int = 1
+    """Tokens of one block of it."""
+    step_tokens: int | None = None
+    """The most tokens that it works on in one step; None if it does not say."""
     loras: frozenset[str] = frozenset()
     """Public names of the adapters that are loaded."""
     lora_errors: Mapping[str, str] = field(default_factory=dict)
@@ -188,11 +205,29 @@ class Turns(Protocol):
     async def turn(self, job: Job) -> EngineName:
         """Wait for a turn; raises a `DaemonError` where there will be none."""
 
-    def leave(self, job_id: JobId) -> None:
-        """The job is over."""
+    def token(self, job_id: JobId, count: int) -> None:
+        """A running job has generated that many tokens."""
 
-    def resize(self, engine: EngineName, seqs_max: int) -> None:
-        """Open, change or (0) close an engine's window."""
+    def finish(self, job_id: JobId) -> None:
+        """A running job has ended by itself."""
+
+    def cancel(self, job_id: JobId) -> None:
+        """The job is given up."""
+
+    def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
+        """Open, change or (None) close an engine's window."""
+
+
+class Admit(Protocol):
+    """What the gate needs of admission; see `admission.admission.Admission`."""
+
+    def admit_tokens(
+        self, record: RequestRecord, *, prompt_tokens: int, output_tokens_max: int, seqs: int
+    ) -> int:
+        """Output tokens that each sequence may generate; raises a `DaemonError` for a refusal."""
+
+    def granted(self, record: RequestRecord) -> None:
+        """The request has its turn."""
 
 
 class Meter(Protocol):

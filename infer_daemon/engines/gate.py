@@ -7,13 +7,13 @@ engine is done with it, whether or not anybody still reads.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 from infer_daemon.domain.errors import DaemonError, EngineDied, FanoutTooLarge
-from infer_daemon.domain.jobs import EngineName, Job
+from infer_daemon.domain.jobs import EngineName, Job, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.contract import Engine, Meter, Turns, Work
+from infer_daemon.engines.contract import Admit, Engine, Meter, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
 
 INPUTS_MAX = 2048
@@ -30,15 +30,16 @@ class Gate:
         turns: Turns,
         engines: Mapping[EngineName, Engine],
         meter: Meter,
-        wait_timeout_s: float,
+        admit: Admit,
         fanout_max: int,
     ) -> None:
         """Args: engines: the pool's ready engines, a live view that the pool keeps up to date."""
         self._turns = turns
         self._engines = engines
         self._meter = meter
-        self._wait_timeout_s = wait_timeout_s
-        self._fanout_max = fanout_max
+        self._admit = admit
+        self.fanout_max = fanout_max
+        """Most generations of one request; may be changed."""
         self._calls: set[EngineCall] = set()
         self._ended_with: DaemonError | None = None
 
@@ -50,7 +51,7 @@ class Gate:
         keeps the call too and the request path closes whatever is open when the request ends.
 
         Raises:
-            work.as_refusal(FanoutTooLarge): the request asks for too much at once.
+            work.as_refusal(error): the request asks for too much.
         """
         record = CURRENT.get()
         assert record is not None, "an engine call outside of a request"
@@ -58,15 +59,32 @@ class Gate:
             record.refusal = self._ended_with
             raise work.as_refusal(self._ended_with)
         record.seqs += work.seqs
-        limit = self._fanout_max if work.output_tokens_max else INPUTS_MAX
+        limit = self.fanout_max if work.output_tokens_max else INPUTS_MAX
         if record.seqs > limit:
             # Handlers make all their calls before they read the first: nothing has begun yet.
             what = "generations" if work.output_tokens_max else "inputs"
             record.refusal = FanoutTooLarge(f"one request may ask for at most {limit} {what}")
             raise work.as_refusal(record.refusal)
-        call = EngineCall(self, work, record)
+        try:
+            call = EngineCall(self, self._admitted(work, record), record)
+        except DaemonError as error:
+            record.refusal = record.refusal or error
+            raise work.as_refusal(error) from error
         self._calls.add(call)
         return call
+
+    def _admitted(self, work: Work, record: RequestRecord) -> Work:
+        """The exact part of admission: now that the prompt has been rendered, its length is known.
+        Returns the work with as much output as it may have."""
+        output_tokens = self._admit.admit_tokens(
+            record,
+            prompt_tokens=work.prompt_tokens,
+            output_tokens_max=work.output_tokens_max,
+            seqs=work.seqs,
+        )
+        if work.cap is None or output_tokens >= work.output_tokens_max:
+            return work
+        return replace(work, payload=work.cap(output_tokens), output_tokens_max=output_tokens)
 
     def end_all(self, error: DaemonError) -> None:
         """Fail every call, waiting, running or still to come, with this error."""
@@ -87,24 +105,30 @@ class Gate:
         job = Job(
             id=work.id,
             tenant=record.tenant,
+            tier=record.tier,
+            model=record.model,
             seqs=work.seqs,
             prompt_tokens=work.prompt_tokens,
             output_tokens_max=work.output_tokens_max,
-            deadline_s=record.clock() + self._wait_timeout_s,
+            due_s=record.due_s,
+            deadline_s=record.deadline_s,
         )
         while True:
             name = await self._turns.turn(job)
             record.granted_s = record.granted_s or record.clock()
             record.engine = name
+            record.note(f"granted {name}")
+            self._admit.granted(record)
             try:
                 return await self._submit(name, work, mailbox)
             except EngineDied:
                 # What failed in it made the room that we were given: close it before its supervisor
                 # gets to, and wait for another engine. Nothing of this call has begun.
-                self._turns.resize(name, 0)
+                self._turns.resize(name, None)
                 if mailbox.is_finished:
                     raise
-                self._turns.leave(job.id)
+                self._turns.cancel(job.id)
+                record.note(f"{name} was dead, waits again")
 
     async def _submit(self, name: EngineName, work: Work, mailbox: Mailbox) -> Engine:
         engine = self._engines.get(name)
@@ -123,7 +147,7 @@ class Gate:
         record.calls_started += 1
         record.calls_open += 1
         record.prompt_tokens += work.prompt_tokens
-        return Mailbox(work, record, self._meter, partial(self._turns.leave, work.id))
+        return Mailbox(work, record, self._meter, self._turns)
 
 
 class EngineCall:
@@ -139,6 +163,11 @@ class EngineCall:
         self._is_closed = False
         self._ended_with: DaemonError | None = None
         record.open_calls.add(self)
+
+    @property
+    def id(self) -> JobId:
+        """Under which the scheduler and the engine know it."""
+        return self._work.id
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

@@ -6,24 +6,21 @@ slot never becomes a queue: outputs that a slow reader has not fetched are merge
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from infer_daemon.domain.record import RequestRecord
-from infer_daemon.engines.contract import Meter, Work
+from infer_daemon.engines.contract import Meter, Turns, Work
 
 
 class Mailbox:
     """The sink of one engine call, and its reader's end."""
 
-    def __init__(
-        self, work: Work, record: RequestRecord, meter: Meter, release: Callable[[], None]
-    ) -> None:
-        """Args: release: gives the call's room in the engine back; called at the last output."""
+    def __init__(self, work: Work, record: RequestRecord, meter: Meter, turns: Turns) -> None:
+        """Args: turns: is told of every token, and when the call needs its room no more."""
         self._work = work
         self._record = record
         self._meter = meter
-        self._release = release
+        self._turns = turns
         self._slot: Any = None
         self._error: Exception | None = None
         self._finished = False
@@ -51,6 +48,7 @@ class Mailbox:
             # Outputs of parallel sequences come one after the other: no gap that a client feels.
             gap_s = None if last_s is None or self._work.seqs > 1 else now_s - last_s
             self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
+            self._turns.token(self._work.id, new_tokens)
         if record.first_token_s is None:
             record.first_token_s = now_s
         if cached_tokens > self._cached_tokens:
@@ -61,7 +59,8 @@ class Mailbox:
         else:
             self._work.merge(self._slot, output)
         if finished:
-            self._finish()
+            self._turns.finish(self._work.id)
+            self._end()
         if finished or self._work.wants == "deltas":
             self._ready.set()
 
@@ -69,7 +68,8 @@ class Mailbox:
         """The engine gave up on this call."""
         if not self._finished:
             self._error = error
-            self._finish()
+            self._turns.cancel(self._work.id)
+            self._end()
             self._ready.set()
 
     async def next(self) -> Any:
@@ -90,15 +90,15 @@ class Mailbox:
             raise self._error
         return None
 
-    def _finish(self) -> None:
+    def _end(self) -> None:
         self._finished = True
         self._record.calls_open -= 1
-        self._release()
 
     def close(self) -> None:
         """Nothing more is taken, the room is given back, and whoever waits here is woken.
         Idempotent."""
         if not self._finished:
             self.is_closed = True
-            self._finish()
+            self._turns.cancel(self._work.id)
+            self._end()
             self._ready.set()

@@ -3,18 +3,31 @@
 from collections.abc import Mapping
 
 from infer_daemon.domain.errors import ModelNotReady
-from infer_daemon.domain.jobs import EngineName
-from infer_daemon.engines.contract import Engine, EngineFacts, Frontend, Meter, Turns
+from infer_daemon.domain.jobs import EngineName, WindowLimits
+from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Turns
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.supervisor import Status
-from infer_daemon.settings.schema import SchedulingSection
+from infer_daemon.settings.schema import WindowSection
+
+NO_LIMIT = 1 << 60
 
 
 class Pool:
     """Which engines of a base model can take work now, and the gate in front of them."""
 
-    def __init__(self, name: str, turns: Turns, meter: Meter, limits: SchedulingSection) -> None:
+    def __init__(
+        self,
+        name: str,
+        turns: Turns,
+        meter: Meter,
+        admit: Admit,
+        *,
+        windows: Mapping[EngineName, WindowSection],
+        fanout_max: int,
+    ) -> None:
+        """Args: windows: of every engine of the pool."""
         self.name = name
+        self._windows = windows
         self._turns = turns
         self._ready: dict[EngineName, Engine] = {}
         self._facts: dict[EngineName, EngineFacts] = {}
@@ -25,8 +38,8 @@ class Pool:
             turns=turns,
             engines=self._ready,
             meter=meter,
-            wait_timeout_s=limits.wait_timeout_s,
-            fanout_max=limits.fanout_max,
+            admit=admit,
+            fanout_max=fanout_max,
         )
 
     @property
@@ -38,13 +51,24 @@ class Pool:
         """A ready engine joins: from now on it is given work."""
         self._ready[engine.name] = engine
         self._facts[engine.name] = facts
-        self._turns.resize(engine.name, facts.seqs_max)
+        self._turns.resize(engine.name, window_limits(facts, self._windows[engine.name]))
 
     def close(self, name: EngineName) -> None:
         """An engine leaves: no more work for it. Idempotent."""
         if self._ready.pop(name, None) is not None:
             del self._facts[name]
-            self._turns.resize(name, 0)
+            self._turns.resize(name, None)
+
+    def change(self, windows: Mapping[EngineName, WindowSection]) -> None:
+        """Other windows from now on, for engines that are ready too."""
+        self._windows = windows
+        for name, facts in self._facts.items():
+            self._turns.resize(name, window_limits(facts, windows[name]))
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest prompt and answer of its engines; None while none is ready."""
+        return min((facts.max_model_len for facts in self._facts.values()), default=None)
 
     def frontend(self, lora: str | None) -> Frontend:
         """A front end to render a request with; ready engines take turns.
@@ -75,6 +99,23 @@ class Pool:
             for name, status in self.statuses.items()
         ]
         return "; ".join(parts)
+
+
+def window_limits(facts: EngineFacts, section: WindowSection) -> WindowLimits:
+    """An engine's window: as configured, within what the engine can do.
+
+    By default it has as many sequences as the engine runs, and prompts in flight that fill two
+    steps: one that is worked on and one that need not be waited for.
+    """
+    seqs = min(section.seqs or facts.seqs_max, facts.seqs_max)
+    kv_tokens = NO_LIMIT if facts.kv_tokens is None else int(facts.kv_tokens * section.kv_share)
+    step_tokens = NO_LIMIT if facts.step_tokens is None else 2 * facts.step_tokens
+    return WindowLimits(
+        seqs=seqs,
+        kv_tokens=max(1, kv_tokens),
+        prefill_tokens=section.prefill_tokens or step_tokens,
+        kv_block_tokens=facts.kv_block_tokens,
+    )
 
 
 def _why(status: Status) -> str:

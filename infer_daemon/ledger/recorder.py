@@ -1,8 +1,11 @@
 """Opens a record when a request comes in and settles it, once, however it ended."""
 
+import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import structlog
 
@@ -14,25 +17,44 @@ from infer_daemon.ledger.metrics import Metrics
 
 log = structlog.get_logger()
 
+STORIES_MAX = 4096
+"""Requests whose story is kept after they settled: a few megabytes."""
+_ID = re.compile(r"[0-9a-f]{24}")
+
+
+class Story(NamedTuple):
+    """Of a request that has settled."""
+
+    line: dict[str, object]
+    events: list[tuple[float, str]]
+
 
 class Recorder:
-    """The only place that ends a record. `open` and `settled` are its counts since the start."""
+    """The only place that ends a record."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
-        self.open_count = 0
+        self._open: dict[str, RequestRecord] = {}
+        self._stories: OrderedDict[str, Story] = OrderedDict()
         self.settled_count = 0
+        """Since the start."""
+
+    @property
+    def open_count(self) -> int:
+        """Requests that have not settled."""
+        return len(self._open)
 
     def open(self, endpoint: Endpoint) -> RequestRecord:
         """A request has arrived. You *must* settle what this returns."""
-        self.open_count += 1
-        return RequestRecord(
+        record = RequestRecord(
             id=secrets.token_hex(12),
             endpoint=endpoint,
             accepted_s=self._clock(),
             clock=self._clock,
         )
+        self._open[record.id] = record
+        return record
 
     def settle(self, record: RequestRecord, outcome: Outcome, error: DaemonError | None) -> None:
         """The request is over: count it and write its one log line.
@@ -44,13 +66,45 @@ class Recorder:
         record.outcome = outcome
         record.code = error.code if error is not None else ""
         record.settled_s = self._clock()
-        self.open_count -= 1
+        self._open.pop(record.id, None)
         self.settled_count += 1
         stages_s = stages(record)
         self._metrics.on_settled(record, stages_s)
         write = log.error if outcome is Outcome.INTERNAL_ERROR else log.info
         param = error.param if error is not None else None
-        write("request", **_line(record, stages_s), **({"param": param} if param else {}))
+        line = {**_line(record, stages_s), **({"param": param} if param else {})}
+        write("request", **line)
+        self._stories[record.id] = Story(line, events(record))
+        if len(self._stories) > STORIES_MAX:
+            self._stories.popitem(last=False)
+
+    def story(self, request_id: str) -> dict[str, object] | None:
+        """What happened to a request, one of the open ones or of the last that settled; None if it
+        is none of them. Takes ids as they stand in responses, too (`chatcmpl-...`)."""
+        found = _ID.search(request_id)
+        if found is None:
+            return None
+        if (record := self._open.get(found[0])) is not None:
+            return {"request": _line(record, stages(record)), "events": events(record)}
+        story = self._stories.get(found[0])
+        return None if story is None else {"request": story.line, "events": story.events}
+
+
+def events(record: RequestRecord) -> list[tuple[float, str]]:
+    """(milliseconds since the request was accepted, what happened), in order."""
+    marks = [
+        (record.accepted_s, f"accepted: {record.endpoint}"),
+        (record.authenticated_s, f"authenticated as {record.tenant}"),
+        (record.read_s, "body read"),
+        (record.routed_s, f"routed to {record.model}"),
+        (record.rendered_s, f"rendered, {record.prompt_tokens} prompt tokens; waits for its turn"),
+        (record.first_token_s, "first output"),
+        (record.last_token_s, f"last output, {record.completion_tokens} tokens"),
+        (record.settled_s, f"settled: {record.outcome} {record.code}".rstrip()),
+    ]
+    known = [(time_s, event) for time_s, event in marks if time_s is not None]
+    ordered = sorted([*known, *record.story], key=lambda pair: pair[0])
+    return [(round((time_s - record.accepted_s) * 1e3, 3), event) for time_s, event in ordered]
 
 
 def stages(record: RequestRecord) -> dict[str, float]:
@@ -84,6 +138,7 @@ def _line(record: RequestRecord, stages_s: dict[str, float]) -> dict[str, object
         "endpoint": record.endpoint,
         "model": record.model,
         "engine": record.engine,
+        "tier": record.tier,
         "outcome": record.outcome,
         "stream": record.stream,
         "prompt_tokens": record.prompt_tokens,

@@ -1,6 +1,6 @@
 """Where could it run: from a public model name to the pool that serves it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from infer_daemon.domain.errors import ModelNotFound
@@ -37,15 +37,17 @@ class Catalog:
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._by_model.values())
 
-    def route(self, model: object) -> Deployment:
+    def route(self, model: object, may_use: Callable[[str], bool] = lambda _: True) -> Deployment:
         """The deployment of a public name.
 
+        Args: may_use: whether whoever asks may use the model of a name.
+
         Raises:
-            ModelNotFound: nothing has this name; the message lists what has one.
+            ModelNotFound: nothing has this name, for whoever asks; the message lists what has one.
         """
         deployment = self._by_model.get(model) if isinstance(model, str) else None
-        if deployment is None:
-            known = ", ".join(self._by_model)
+        if deployment is None or not may_use(deployment.model):
+            known = ", ".join(filter(may_use, self._by_model))
             asked = f"{model[:100]!r}" if isinstance(model, str) else "given"
             raise ModelNotFound(f"no model {asked}; there is: {known}", param="model")
         return deployment

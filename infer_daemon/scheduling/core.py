@@ -1,201 +1,271 @@
-"""Who goes next: a bounded queue in order of arrival, granted up to each engine's window.
+"""Who goes next, and into which engine.
 
-Pure: events go in (`submit`, `leave`, `resize`, `expire`), decisions come out (`Grant`, `Evict`).
-It never awaits, reads a clock, logs or calls back; the caller carries the decisions out before the
-next event. One object per pool, used from one thread, so it needs no lock.
+Classes in strict order (batch has a minimum share), virtual token counters between the tenants of a
+class, earliest due first inside a tenant, and an engine is given no more than its window.
+
+Pure: events go in (`submit`, `token`, `finish`, `cancel`, `resize`, `expire`, `change`), decisions
+come out (`Grant`, `Evict`, `Reject`). It never awaits, reads a clock, logs or calls back; the
+caller carries the decisions out before the next event. One object per pool, used from one thread,
+so it needs no lock.
 """
 
 import heapq
-from collections import OrderedDict
-from dataclasses import dataclass
-from enum import StrEnum
 
-from infer_daemon.domain.jobs import EngineName, Job, JobId
-
-
-class EvictReason(StrEnum):
-    """Why a waiting job lost its place."""
-
-    DEADLINE = "deadline"
-    NO_ENGINE = "no_engine"
-
-
-class RejectReason(StrEnum):
-    """Why a job was not even queued."""
-
-    QUEUE_FULL = "queue_full"
-    NO_ENGINE = "no_engine"
-    NEVER_FITS = "never_fits"
+from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
+from infer_daemon.scheduling.decisions import (
+    Decision,
+    Evict,
+    EvictReason,
+    Grant,
+    Reject,
+    RejectReason,
+)
+from infer_daemon.scheduling.line import Line, Waiting
+from infer_daemon.scheduling.policy import Policy
+from infer_daemon.scheduling.state import BATCH, PASSES_MAX, Running, State
+from infer_daemon.scheduling.window import LEVELS, Level, Window, need_of
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The job may enter that engine now; its sequences are counted from here on."""
+class Core(State):
+    """The lines, the counters and the windows of one pool."""
 
-    job: JobId
-    engine: EngineName
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """The job waits no longer and must be refused."""
-
-    job: JobId
-    reason: EvictReason
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """The job was not queued and must be refused."""
-
-    job: JobId
-    reason: RejectReason
-
-
-Decision = Grant | Evict | Reject
-
-
-@dataclass(slots=True)
-class _Window:
-    seqs_max: int
-    seqs: int = 0
-
-    @property
-    def room(self) -> int:
-        return self.seqs_max - self.seqs
-
-
-class Core:
-    """The queue and the windows of one pool."""
-
-    def __init__(self, *, queue_len_max: int) -> None:
-        self._queue_len_max = queue_len_max
-        #: Waiting jobs in order of arrival. Disjoint from `_running`.
-        self._queue: OrderedDict[JobId, Job] = OrderedDict()
-        #: Granted jobs and where. A job is in no other place of this object.
-        self._running: dict[JobId, tuple[Job, EngineName]] = {}
-        #: Engines that take work. `seqs` is the sum over `_running` there, never above `seqs_max`
-        #: unless the window was made smaller under running jobs.
-        self._windows: dict[EngineName, _Window] = {}
-        #: Heap of deadlines. May hold jobs that wait no longer; each waiting job is in it.
-        self._deadlines: list[tuple[float, JobId]] = []
-
-    @property
-    def waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._queue)
-
-    @property
-    def running(self) -> int:
-        """Jobs in engines."""
-        return len(self._running)
-
-    @property
-    def next_deadline_s(self) -> float | None:
-        """The earliest moment at which `expire` would have something to do."""
-        while self._deadlines and self._deadlines[0][1] not in self._queue:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
-
-    def submit(self, job: Job) -> list[Decision]:
+    def submit(self, job: Job, now_s: float) -> list[Decision]:
         """A job arrives. It is queued or rejected; either way every grant now due is returned."""
-        assert job.id not in self._queue, f"job {job.id} is already waiting"
-        assert job.id not in self._running, f"job {job.id} is already running"
-        if not self._windows:
+        assert job.id not in self.waiting, f"job {job.id} is already waiting"
+        assert job.id not in self.running, f"job {job.id} is already running"
+        if not self.windows:
             return [Reject(job.id, RejectReason.NO_ENGINE)]
-        if job.seqs > max(window.seqs_max for window in self._windows.values()):
+        if job.seqs > self.seqs_max:
             return [Reject(job.id, RejectReason.NEVER_FITS)]
-        if len(self._queue) >= self._queue_len_max:
+        if len(self.waiting) >= self.policy.queue_len_max:
             return [Reject(job.id, RejectReason.QUEUE_FULL)]
-        self._queue[job.id] = job
-        self._note_deadline(job)
-        return self._fill()
+        waiting = self._join_line(job)
+        if not self.is_room_kept and not self.fits(waiting):
+            return []  # it changes nothing for anybody else
+        return self._fill(now_s)
 
-    def leave(self, job_id: JobId) -> list[Decision]:
-        """A job ends: finished, failed or cancelled, waiting or running. Unknown ids are fine."""
-        if self._queue.pop(job_id, None) is None:
-            entry = self._running.pop(job_id, None)
-            if entry is None:
-                return []
-            job, engine = entry
-            if engine in self._windows:
-                self._windows[engine].seqs -= job.seqs
-        return self._fill()
+    def token(self, job_id: JobId, count: int, now_s: float) -> list[Decision]:
+        """A running job has generated that many tokens. Unknown ids are fine."""
+        running = self.running.get(job_id)
+        if running is None:
+            return []
+        job, batch_was = running.job, self.batch_share.level
+        fairness = self.fairness[job.tier]
+        was_first = job.tenant in fairness.waiting and fairness.first == job.tenant
+        self._charge(job, self.policy.output_weight * count)
+        is_first = running.generated == 0
+        running.generated += count
+        if running.generated > running.output_tokens * job.seqs:
+            self._expect_more(running)
+        self._keep_pace(running, count, now_s, is_first=is_first)
+        if is_first:
+            if (window := self.windows.get(running.engine)) is not None:
+                window.read(running.need.prefill_tokens)
+            running.need.prefill_tokens = 0
+            return self._fill(now_s)
+        if batch_was is not self.batch_share.level:
+            return self._fill(now_s)
+        if was_first and (self.is_room_kept or fairness.first != job.tenant):
+            return self._fill(now_s)
+        return []  # nothing has changed for anybody: the hot path
 
-    def resize(self, engine: EngineName, seqs_max: int) -> list[Decision]:
-        """An engine opens, changes or (with 0) closes its window.
+    def finish(self, job_id: JobId, now_s: float) -> list[Decision]:
+        """A running job has ended by itself. Unknown ids are fine."""
+        running = self.running.get(job_id)
+        if running is not None and running.job.output_tokens_max:
+            job = running.job
+            self.estimates.learn(job.tenant, job.model, -(-running.generated // job.seqs))
+        if running is not None and not running.generated:
+            self._keep_pace(running, 0, now_s, is_first=True)
+        return self.cancel(job_id, now_s)
 
-        Jobs running in a closed engine stay known until they `leave`. Waiting jobs that no window
-        is large enough for any more are evicted: nobody can say when a larger one opens.
+    def cancel(self, job_id: JobId, now_s: float) -> list[Decision]:
+        """A job is given up, waiting or running. Unknown ids are fine."""
+        if job_id in self.waiting:
+            self._leave_line(job_id)
+        elif (running := self.running.pop(job_id, None)) is not None:
+            tenant = running.job.tenant
+            self.inside[tenant] -= 1
+            if not self.inside[tenant]:
+                del self.inside[tenant]
+            if running.share_paid is not None:
+                service = self.policy.service(running.job, running.generated)
+                self.batch_share.settle(running.share_paid, service, self.policy.batch_share_min)
+            if (window := self.windows.get(running.engine)) is not None:
+                window.leave(running.need)
+        return self._fill(now_s)
+
+    def resize(
+        self, engine: EngineName, limits: WindowLimits | None, now_s: float
+    ) -> list[Decision]:
+        """An engine opens, changes or (with None) closes its window.
+
+        Jobs running in a closed engine stay known until they end. Waiting jobs that no window is
+        large enough for any more are evicted: nobody can say when a larger one opens.
         """
-        assert seqs_max >= 0, "a window cannot be negative"
-        if seqs_max == 0:
-            self._windows.pop(engine, None)
-        elif engine in self._windows:
-            self._windows[engine].seqs_max = seqs_max
+        if limits is None:
+            self.windows.pop(engine, None)
+        elif engine in self.windows:
+            self.windows[engine].change(limits, self.policy)
         else:
-            seqs = sum(job.seqs for job, where in self._running.values() if where == engine)
-            self._windows[engine] = _Window(seqs_max, seqs)
-        largest = max((window.seqs_max for window in self._windows.values()), default=0)
-        stranded = [job_id for job_id, job in self._queue.items() if job.seqs > largest]
+            window = self.windows[engine] = Window(limits, self.policy)
+            for running in self.running.values():
+                if running.engine == engine:
+                    window.enter(running.need)
+        self.seqs_max = max((window.limits.seqs for window in self.windows.values()), default=0)
+        stranded = [job_id for job_id, w in self.waiting.items() if w.job.seqs > self.seqs_max]
         for job_id in stranded:
-            del self._queue[job_id]
-        return [*(Evict(job_id, EvictReason.NO_ENGINE) for job_id in stranded), *self._fill()]
+            self._leave_line(job_id)
+        evicted = [Evict(job_id, EvictReason.NO_ENGINE) for job_id in stranded]
+        return [*evicted, *self._fill(now_s)]
 
     def expire(self, now_s: float) -> list[Decision]:
         """Time has passed: evict whoever is at or past its deadline."""
-        late: list[JobId] = []
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            job_id = heapq.heappop(self._deadlines)[1]
-            if self._queue.pop(job_id, None) is not None:
-                late.append(job_id)
+        late: list[Decision] = []
+        while self.deadlines and self.deadlines[0][0] <= now_s:
+            deadline_s, job_id = heapq.heappop(self.deadlines)
+            if self.is_deadline(deadline_s, job_id):
+                self._leave_line(job_id)
+                late.append(Evict(job_id, EvictReason.DEADLINE))
         # A large job at the head may have been what kept the others waiting.
-        return [*(Evict(job_id, EvictReason.DEADLINE) for job_id in late), *self._fill()]
+        return [*late, *self._fill(now_s)]
 
-    def _fill(self) -> list[Decision]:
-        """Grant from the head while it fits. The one place where a job is given an engine."""
+    def change(self, policy: Policy, now_s: float) -> list[Decision]:
+        """Another policy from now on. Nobody who waits or runs is refused for it."""
+        self.policy = policy
+        for window in self.windows.values():
+            window.change(window.limits, policy)
+        return self._fill(now_s)
+
+    def _fill(self, now_s: float) -> list[Decision]:
+        """Grant while somebody fits. The one place where a job is given an engine."""
         grants: list[Decision] = []
-        while self._queue:
-            job_id, job = next(iter(self._queue.items()))
-            engine = self._emptiest()
-            if engine is None or self._windows[engine].room < job.seqs:
-                break
-            del self._queue[job_id]
-            self._windows[engine].seqs += job.seqs
-            self._running[job_id] = (job, engine)
-            grants.append(Grant(job_id, engine))
+        while self.waiting and (grant := self._next_grant(now_s)) is not None:
+            grants.append(grant)
         return grants
 
-    def _note_deadline(self, job: Job) -> None:
-        heapq.heappush(self._deadlines, (job.deadline_s, job.id))
-        if len(self._deadlines) > 2 * len(self._queue) + 64:
-            self._deadlines = [(waiting.deadline_s, waiting.id) for waiting in self._queue.values()]
-            heapq.heapify(self._deadlines)
+    def _next_grant(self, now_s: float) -> Grant | None:
+        """Who goes next:
 
-    def _emptiest(self) -> EngineName | None:
-        return max(self._windows, key=lambda name: self._windows[name].room, default=None)
+        1. Nobody, if the levels that still have room are above everybody's.
+        2. Class by class in order; batch before interactive while it is owed its minimum share.
+        3. In a class the tenant with the smallest counter, with the first job of its line.
+        4. If that does not fit, the next tenant, a few times.
+        5. Nobody passes the first of a class whose tenant is too far ahead of it, or who takes
+           room that it could use when that has happened too often.
+        """
+        open_from = LEVELS
+        for window in self.windows.values():
+            open_from = min(open_from, window.open_from)
+        kept_up_to = -1
+        passed: list[Waiting] = []
+        for tier in self.tiers():
+            if not self.fairness[tier].waiting or self.highest_level(tier) < open_from:
+                continue
+            first: str | None = None
+            for tenant in self.next_tenants(tier):
+                level = self.level(tier, tenant)
+                if first is None:
+                    first = tenant
+                elif self.is_too_far_ahead(tier, tenant, first):
+                    kept_up_to = max(kept_up_to, self.level(tier, first))
+                    break
+                if level < open_from:
+                    continue
+                waiting = self.lines[tier, tenant].first
+                if level > kept_up_to:
+                    window_name = self._emptiest(waiting, level)
+                    if window_name is not None:
+                        return self._enter(waiting, window_name, passed, now_s)
+                if tenant is first and waiting.passed_by >= PASSES_MAX:
+                    kept_up_to = max(kept_up_to, level)
+                passed.append(waiting)
+        self.is_room_kept = kept_up_to >= 0
+        return None
 
-    def snapshot(self) -> dict[str, object]:
-        """Plain values for `infer-daemon state` and metrics."""
-        return {
-            "waiting": len(self._queue),
-            "running": len(self._running),
-            "windows": {
-                name: {"seqs": window.seqs, "seqs_max": window.seqs_max}
-                for name, window in self._windows.items()
-            },
-        }
+    def _emptiest(self, waiting: Waiting, level: Level) -> EngineName | None:
+        """Of the windows that take the job."""
+        best: EngineName | None = None
+        best_share = -1.0
+        for name, window in self.windows.items():
+            share = window.free_share
+            if share > best_share and window.takes(waiting.job, waiting.output_tokens, level):
+                best, best_share = name, share
+        return best
 
-    def check(self) -> None:
-        """Assert every invariant of this object; tests call it after each event."""
-        assert not self._queue.keys() & self._running.keys(), "a job both waits and runs"
-        assert len(self._queue) <= self._queue_len_max, "the queue is over its bound"
-        for name, window in self._windows.items():
-            used = sum(job.seqs for job, where in self._running.values() if where == name)
-            assert used == window.seqs, f"engine {name} counts {window.seqs}, runs {used}"
-        noted = {job_id for _, job_id in self._deadlines}
-        assert self._queue.keys() <= noted, "a waiting job has no deadline in the heap"
-        if self._queue:
-            head = next(iter(self._queue.values()))
-            room = max((window.room for window in self._windows.values()), default=0)
-            assert room < head.seqs, "the head of the queue fits and was not granted"
+    def _enter(
+        self, waiting: Waiting, name: EngineName, passed: list[Waiting], now_s: float
+    ) -> Grant:
+        """Give the job that engine."""
+        job, window = waiting.job, self.windows[name]
+        for other in passed:
+            # Whoever goes into room that is kept took nothing from those who may not use it.
+            level = self.level(other.job.tier, other.job.tenant)
+            if window.takes(job, waiting.output_tokens, level):
+                other.passed_by += 1
+        self._leave_line(job.id)
+        need = need_of(job, waiting.output_tokens, window.limits.kv_block_tokens)
+        window.enter(need)
+        self.inside[job.tenant] = self.inside.get(job.tenant, 0) + 1
+        paid: float | None = None
+        if job.tier is BATCH and self.is_batch_in_the_way:
+            paid = self.batch_share.take(waiting.service, self.policy.batch_share_min)
+        self.running[job.id] = Running(job, name, need, waiting.output_tokens, paid)
+        self._charge(job, max(1.0, self.policy.input_weight * job.prompt_tokens))
+        return Grant(job.id, name)
+
+    def _charge(self, job: Job, service: float) -> None:
+        self.fairness[job.tier].charge(job.tenant, service / self.policy.weight(job.tenant))
+        if job.tier is not BATCH and self.fairness[BATCH].waiting:
+            self.batch_share.others_served(service, self.policy.batch_share_min)
+
+    def _keep_pace(
+        self, running: Running, output_tokens: int, now_s: float, *, is_first: bool
+    ) -> None:
+        """The prompt counts when it is done, and not when it went in: that is charged much sooner
+        than it is worked on."""
+        service = self.policy.output_weight * output_tokens
+        if is_first:
+            service += self.policy.input_weight * running.job.prompt_tokens
+        self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
+
+    def _expect_more(self, running: Running) -> None:
+        """It is longer than was expected. Room is counted twice as far, so that this is rare; until
+        that fits, nobody else enters."""
+        job = running.job
+        longest = -(-running.generated // job.seqs)
+        running.output_tokens = max(longest, min(job.output_tokens_max, 2 * longest))
+        window = self.windows.get(running.engine)
+        block = window.limits.kv_block_tokens if window is not None else 1
+        need = need_of(job, running.output_tokens, block)
+        more = need.kv_tokens - running.need.kv_tokens
+        running.need.kv_tokens += more
+        if window is not None:
+            window.grow(more)
+
+    def _join_line(self, job: Job) -> Waiting:
+        line = self.lines.get((job.tier, job.tenant))
+        if line is None:
+            line = self.lines[job.tier, job.tenant] = Line()
+        if not line:
+            self.fairness[job.tier].begin(job.tenant)
+        output = self.estimates.expected(job.tenant, job.model, job.output_tokens_max)
+        service = self.policy.service(job, output * job.seqs)
+        waiting = self.waiting[job.id] = line.join(job, output, service)
+        self.backlog[job.tier] += service
+        heapq.heappush(self.deadlines, (job.deadline_s, job.id))
+        if len(self.deadlines) > 2 * len(self.waiting) + 64:
+            self.deadlines = [(w.job.deadline_s, w.job.id) for w in self.waiting.values()]
+            heapq.heapify(self.deadlines)
+        return waiting
+
+    def _leave_line(self, job_id: JobId) -> None:
+        waiting = self.waiting.pop(job_id)
+        job = waiting.job
+        self.backlog[job.tier] -= waiting.service
+        line = self.lines[job.tier, job.tenant]
+        line.leave(job_id)
+        if not line:
+            self.fairness[job.tier].end(job.tenant)
+            if not self.fairness[job.tier].waiting:
+                self.backlog[job.tier] = 0.0  # without the rounding of many sums

@@ -10,9 +10,10 @@ from infer_daemon.domain.errors import (
     QueueFull,
     WaitedTooLong,
 )
-from infer_daemon.domain.jobs import EngineName, Job, JobId
-from infer_daemon.scheduling.core import (
-    Core,
+from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
+from infer_daemon.scheduling import outlook
+from infer_daemon.scheduling.core import Core
+from infer_daemon.scheduling.decisions import (
     Decision,
     Evict,
     EvictReason,
@@ -20,13 +21,14 @@ from infer_daemon.scheduling.core import (
     Reject,
     RejectReason,
 )
+from infer_daemon.scheduling.policy import Policy
 
 
 class Scheduler:
     """Lets jobs wait for their turn. All methods belong to one event loop."""
 
-    def __init__(self, *, queue_len_max: int) -> None:
-        self._core = Core(queue_len_max=queue_len_max)
+    def __init__(self, policy: Policy) -> None:
+        self._core = Core(policy)
         self._waiters: dict[JobId, asyncio.Future[EngineName]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_s = 0.0
@@ -34,55 +36,76 @@ class Scheduler:
     async def turn(self, job: Job) -> EngineName:
         """Wait until the job may enter an engine, and say which.
 
-        After it returns you *must* call `leave(job.id)` once the engine is done with the job. When
-        it raises, also by cancellation, nothing of the job is left here.
+        After it returns you *must* call `finish` or `cancel` once the engine is done with the job.
+        When it raises, also by cancellation, nothing of the job is left here.
 
         Raises:
             QueueFull, ModelNotReady, FanoutTooLarge: it was not queued.
             WaitedTooLong, PoolLost: it was queued and gave its place up.
         """
-        waiter: asyncio.Future[EngineName] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[EngineName] = loop.create_future()
         self._waiters[job.id] = waiter
-        self._act(self._core.submit(job))
+        self._act(self._core.submit(job, loop.time()))
         if waiter.done():
             return waiter.result()
         try:
             return await waiter
         except asyncio.CancelledError:
-            # It may have been granted in the same moment; leaving covers waiting and running.
-            self.leave(job.id)
+            # It may have been granted in the same moment; cancelling covers waiting and running.
+            self.cancel(job.id)
             raise
 
-    def leave(self, job_id: JobId) -> None:
-        """The job is over. Idempotent, and safe for a job that never got a turn: whoever waits for
-        that is cancelled."""
+    def token(self, job_id: JobId, count: int) -> None:
+        """A running job has generated that many tokens: they are charged as they stream."""
+        self._act(self._core.token(job_id, count, asyncio.get_running_loop().time()))
+
+    def finish(self, job_id: JobId) -> None:
+        """A running job has ended by itself. Idempotent."""
+        self._act(self._core.finish(job_id, asyncio.get_running_loop().time()))
+
+    def cancel(self, job_id: JobId) -> None:
+        """The job is given up. Idempotent, and safe for a job that never got a turn: whoever waits
+        for that is cancelled."""
         waiter = self._waiters.pop(job_id, None)
         if waiter is not None:
             waiter.cancel()
-        self._act(self._core.leave(job_id))
+        self._act(self._core.cancel(job_id, asyncio.get_running_loop().time()))
 
-    def resize(self, engine: EngineName, seqs_max: int) -> None:
-        """Open, change or (0) close an engine's window."""
-        self._act(self._core.resize(engine, seqs_max))
+    def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
+        """Open, change or (None) close an engine's window."""
+        self._act(self._core.resize(engine, limits, asyncio.get_running_loop().time()))
+
+    def change(self, policy: Policy) -> None:
+        """Another policy from now on, for those too who wait already."""
+        self._act(self._core.change(policy, asyncio.get_running_loop().time()))
+
+    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
+        """How long a job of that tenant and class would wait if it came now."""
+        return outlook.expected_wait_s(self._core, tenant, tier)
+
+    def prospect(self, job_id: JobId) -> outlook.Prospect | None:
+        """Place and expected wait of a waiting job; None for any other."""
+        return outlook.prospect(self._core, job_id)
 
     @property
     def waiting(self) -> int:
         """Jobs in the queue."""
-        return self._core.waiting
+        return len(self._core.waiting)
 
     @property
     def running(self) -> int:
         """Jobs in engines."""
-        return self._core.running
+        return len(self._core.running)
 
     def snapshot(self) -> dict[str, object]:
         """Plain values for `infer-daemon state`."""
-        return self._core.snapshot()
+        return outlook.snapshot(self._core)
 
     def check(self) -> None:
         """Assert the core's invariants and that each waiter waits for a job that it knows."""
         self._core.check()
-        assert len(self._waiters) == self._core.waiting, "a waiter without a job, or the reverse"
+        assert self._waiters.keys() == self._core.waiting.keys(), "a waiter without a job"
 
     def _act(self, decisions: list[Decision]) -> None:
         for decision in decisions:

@@ -14,6 +14,10 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")]
 KeyHash = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 FileMode = Annotated[str, Meta(pattern=r"^0?[0-7]{3}$")]
+PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Meta(ge=1, le=100_000_000)]
+KeptShare = Annotated[float, Meta(ge=0, le=0.3)]
+Priority = Literal["critical", "interactive", "batch"]
 VllmValue = str | int | float | bool | list[Any] | dict[str, Any]
 
 
@@ -61,11 +65,38 @@ class AdminSection(Section, frozen=True):
 
 
 class SchedulingSection(Section, frozen=True):
-    """How requests wait for an engine."""
+    """How requests wait for an engine, and who goes next."""
 
     queue_len_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     wait_timeout_s: Seconds = 120.0
+    batch_wait_timeout_s: Seconds = 3600.0
     fanout_max: Annotated[int, Meta(ge=1, le=4096)] = 128
+    input_token_weight: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    output_token_weight: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    batch_share_min: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    kept_for_critical: KeptShare = 0.05
+    kept_for_newcomers: KeptShare = 0.1
+    kept_from_batch: KeptShare = 0.15
+    comment_after_s: Seconds = 5.0
+    grammar_bytes_max: Annotated[int, Meta(ge=256, le=1_048_576)] = 16_384
+    regex_len_max: Annotated[int, Meta(ge=16, le=65_536)] = 1024
+
+
+class LimitsSection(Section, frozen=True):
+    """What one party may ask for: a tenant, a model, or everybody together."""
+
+    requests_per_minute: PerMinute | None = None
+    input_tokens_per_minute: PerMinute | None = None
+    output_tokens_per_minute: PerMinute | None = None
+    max_concurrency: Count | None = None
+    max_queued: Count | None = None
+    max_prompt_tokens: Count | None = None
+    max_output_tokens: Count | None = None
+    max_context_tokens: Count | None = None
+    default_output_tokens: Count | None = None
+    over_max_output: Literal["clamp", "refuse"] | None = None
+    too_long_chat: Literal["reject", "drop_oldest_turns"] | None = None
+    too_long_text: Literal["reject", "keep_tail"] | None = None
 
 
 class TenantSection(Section, frozen=True):
@@ -73,6 +104,13 @@ class TenantSection(Section, frozen=True):
 
     key_hashes: list[KeyHash] = []
     uids: list[Annotated[int, Meta(ge=0, le=4_294_967_294)]] = []
+    weight: Annotated[float, Meta(ge=0.001, le=1000)] = 1.0
+    priority: Priority = "interactive"
+    priority_max: Priority = "interactive"
+    models: list[Name] = []
+    ttft_objective_s: Seconds | None = None
+    deadline_s: Seconds | None = None
+    limits: LimitsSection = LimitsSection()
 
 
 class SimSection(Section, frozen=True):
@@ -89,6 +127,14 @@ class SimSection(Section, frozen=True):
     hang_after_tokens: Annotated[int, Meta(ge=0)] = 0
 
 
+class WindowSection(Section, frozen=True):
+    """How much work an engine is given at once; what is not set follows from the engine."""
+
+    seqs: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    prefill_tokens: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    kv_share: Annotated[float, Meta(gt=0, le=1)] = 0.95
+
+
 class EngineSection(Section, frozen=True):
     """One engine: one `AsyncLLM` (or one simulated engine) in this process."""
 
@@ -103,6 +149,7 @@ class EngineSection(Section, frozen=True):
     vllm: dict[str, VllmValue] = {}
     env: dict[str, str] = {}
     sim: SimSection = SimSection()
+    window: WindowSection = WindowSection()
 
     @property
     def is_local(self) -> bool:
@@ -115,6 +162,7 @@ class ModelSection(Section, frozen=True):
 
     engines: Annotated[list[Name], Meta(min_length=1)]
     lora: str = ""
+    limits: LimitsSection = LimitsSection()
 
 
 class Settings(Section, frozen=True):
@@ -126,6 +174,7 @@ class Settings(Section, frozen=True):
     listen: ListenSection = ListenSection()
     admin: AdminSection = AdminSection()
     scheduling: SchedulingSection = SchedulingSection()
+    limits: LimitsSection = LimitsSection()
     tenants: dict[Name, TenantSection] = {}
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 from infer_daemon.domain.errors import InvalidKey
+from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.settings.schema import TenantSection
 
@@ -21,10 +22,17 @@ class Registry:
     def __init__(self, tenants: Mapping[str, TenantSection]) -> None:
         self._by_hash: dict[str, Tenant] = {}
         self._by_uid: dict[int, Tenant] = {}
+        self.change(tenants)
+
+    def change(self, tenants: Mapping[str, TenantSection]) -> None:
+        """Other tenants and keys from now on; requests that are under way keep theirs."""
+        by_hash: dict[str, Tenant] = {}
+        by_uid: dict[int, Tenant] = {}
         for name, section in tenants.items():
-            tenant = Tenant(name)
-            self._by_hash |= dict.fromkeys(section.key_hashes, tenant)
-            self._by_uid |= dict.fromkeys(section.uids, tenant)
+            tenant = _tenant(name, section)
+            by_hash |= dict.fromkeys(section.key_hashes, tenant)
+            by_uid |= dict.fromkeys(section.uids, tenant)
+        self._by_hash, self._by_uid = by_hash, by_uid
 
     def knows(self, key: str) -> bool:
         """Whether a key is a tenant's."""
@@ -49,3 +57,14 @@ class Registry:
         if tenant is None:
             raise InvalidKey("this API key is not valid" if key else None)
         return tenant
+
+
+def _tenant(name: str, section: TenantSection) -> Tenant:
+    return Tenant(
+        name,
+        tier=Tier(section.priority),
+        tier_max=Tier(section.priority_max),
+        models=frozenset(section.models),
+        ttft_objective_s=section.ttft_objective_s,
+        deadline_s=section.deadline_s,
+    )

@@ -50,8 +50,13 @@ async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> No
 class Running:
     """A daemon whose doors are open, and clients of it."""
 
-    def __init__(self, settings: Settings, folder: StateFolder) -> None:
-        self.daemon = Daemon(settings, folder)
+    def __init__(
+        self,
+        settings: Settings,
+        folder: StateFolder,
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
+        self.daemon = Daemon(settings, folder, reread)
         self.folder = folder
         self.task = asyncio.create_task(self.daemon.run())
         socket = folder.api_socket(settings)

@@ -5,7 +5,8 @@ import asyncio
 import uvloop
 
 from infer_daemon.domain.errors import WaitedTooLong
-from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.domain.jobs import EngineName, JobId, WindowLimits
+from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
 from tests.conftest import MakeJob
 
@@ -14,8 +15,8 @@ def test_no_deadline_is_missed_although_uvloop_runs_timers_early(job: MakeJob) -
     """Forty deadlines at odd fractions of a millisecond; a missed one would wait for ever."""
 
     async def main() -> None:
-        scheduler = Scheduler(queue_len_max=100)
-        scheduler.resize(EngineName("a"), 1)
+        scheduler = Scheduler(Policy(queue_len_max=100))
+        scheduler.resize(EngineName("a"), WindowLimits(seqs=1))
         await scheduler.turn(job("holder", deadline_s=0))
         now_s = asyncio.get_running_loop().time()
         waits = (
@@ -25,7 +26,7 @@ def test_no_deadline_is_missed_although_uvloop_runs_timers_early(job: MakeJob) -
             ends = await asyncio.gather(*waits, return_exceptions=True)
 
         assert [type(end) for end in ends] == [WaitedTooLong] * 40
-        scheduler.leave(JobId("holder"))
+        scheduler.finish(JobId("holder"))
         scheduler.check()
         assert (scheduler.waiting, scheduler.running) == (0, 0)
 

@@ -14,6 +14,14 @@ def engine(**fields: Any) -> dict[str, Any]:
     return {**common, "reason": "", "step": "", "stats": stats, **fields}
 
 
+WINDOW = {
+    "seqs": 3, "seqs_max": 8, "kv_tokens": 120, "kv_tokens_max": 4000,
+    "prefill_tokens": 0, "prefill_tokens_max": 1 << 60,
+}  # fmt: skip
+LINE = {"waiting": 4, "running": 3, "counter": 12345.6, "expected_wait_s": 1.25}
+CLASSES = {"critical": {}, "interactive": {"acme": LINE}, "batch": {}}
+
+
 def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
     """The whole of /state."""
     return {
@@ -22,7 +30,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "status": "ready",
         "requests_in_flight": 2,
         "engines": list(engines),
-        "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": {"seqs": 3, "seqs_max": 8}}}},
+        "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": WINDOW}, "classes": CLASSES}},
         "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
     }
 
@@ -34,7 +42,31 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     assert "infer-daemon 1, pid 1: ready, 2 requests in flight" in shown
     assert "a m ready 5 s 7 3 25%" in shown
     assert "b m dead 5 s - - -" in shown
-    assert "m 4 3 a 3/8" in shown
+    assert "m 4 3 a 3/8 120/4000 -" in shown
+    assert "m interactive acme 4 3 12,346 1.2 s" in shown
+
+
+def test_a_story_is_told_in_order_with_what_was_written_down(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    events = [(0.0, "accepted: chat"), (1.25, "granted a"), (9.0, "settled: ok")]
+    tables.show_story({"events": events, "request": {"id": "r1", "tenant": "acme"}})
+    shown = capsys.readouterr().out
+
+    assert shown.index("accepted") < shown.index("granted a") < shown.index("settled")
+    assert "id=r1, tenant=acme" in shown
+
+
+def test_a_reload_says_what_holds_and_what_does_not_yet(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.show_reload({"applied": ["$.b", "$.a"], "needs_restart": ["$.listen.port"]})
+    tables.show_reload({"applied": [], "needs_restart": []})
+    shown = capsys.readouterr().out
+
+    assert "applied: $.a, $.b" in shown
+    assert "needs a restart: $.listen.port" in shown
+    assert "nothing has changed" in shown
 
 
 @pytest.mark.parametrize("reason", ["cannot read [/models/chat]", "[bold]", "[Errno 2] nothing"])

@@ -96,6 +96,8 @@ class SimEngine:
         return EngineFacts(
             max_model_len=self._script.max_model_len,
             seqs_max=self._seqs_max,
+            kv_tokens=self._script.kv_tokens,
+            step_tokens=self._script.prefill_tokens_per_step,
             loras=self._loras,
         )
 

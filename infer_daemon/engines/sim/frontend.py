@@ -5,12 +5,13 @@ import itertools
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import ClientError, DaemonError, FrontendError
+from infer_daemon.domain.errors import ClientError, DaemonError, FrontendError, NotSupported
+from infer_daemon.domain.events import error_event
 from infer_daemon.domain.jobs import JobId
 from infer_daemon.engines.contract import Call, EventStream, Reply, Work
 from infer_daemon.engines.gate import Gate
@@ -48,6 +49,8 @@ class _Generation(msgspec.Struct, kw_only=True):
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     ignore_eos: bool = False
+    truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of a completion: its prompt keeps as many words, the last."""
 
     @property
     def limit(self) -> int | None:
@@ -76,14 +79,17 @@ class SimFrontend:
             request = msgspec.convert(call.body, _Generation)
         except msgspec.ValidationError as error:
             raise ClientError(str(error)) from error
-        if call.endpoint is Endpoint.CHAT:
-            if not request.messages:
-                raise ClientError("messages may not be empty", param="messages")
-            prompts = [[w for message in request.messages for w in message.text.split()]]
-        else:
-            texts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
-            prompts = [text.split() for text in texts]
-        return await self._generate(call, request, prompts)
+        return await self._generate(call, request, _prompts(call, request))
+
+    async def count_tokens(self, call: Call) -> int:
+        """See `contract.Frontend.count_tokens`."""
+        if call.endpoint not in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+            raise NotSupported(f"tokens of {call.endpoint.value} requests are not counted")
+        try:
+            request = msgspec.convert(call.body, _Generation)
+        except msgspec.ValidationError as error:
+            raise ClientError(str(error)) from error
+        return max(map(len, _prompts(call, request)), default=0)
 
     async def _generate(
         self, call: Call, request: _Generation, prompts: list[list[str]]
@@ -118,6 +124,10 @@ class SimFrontend:
         if request.limit is not None and request.limit < 1:
             raise ClientError("max_tokens must be at least 1", param="max_tokens")
         choice = tokens.answer(prompt, request.limit, ignore_eos=request.ignore_eos)
+
+        def capped(most: int) -> SimPayload:
+            return SimPayload([Choice(list(choice.words[:most]), "length")] * n)
+
         return Work(
             id=JobId(f"{call.request_id}.{next(_numbers)}"),
             payload=SimPayload([Choice(list(choice.words), choice.finish_reason)] * n),
@@ -126,6 +136,7 @@ class SimFrontend:
             prompt_tokens=len(prompt),
             output_tokens_max=len(choice.words),
             seqs=n,
+            cap=capped,
         )
 
     async def _final(self, work: Work) -> list[Piece]:
@@ -166,8 +177,7 @@ class SimFrontend:
         except DaemonError as error:
             if not has_begun:
                 raise
-            body = {"error": {"message": error.message, "type": error.type, "code": error.code}}
-            yield b"data: " + msgspec.json.encode(body) + b"\n\n"
+            yield error_event(error, shape.endpoint)
             return
         if include_usage:
             yield shape.usage_event(works)
@@ -198,10 +208,21 @@ class SimFrontend:
         return Reply(msgspec.json.encode(body))
 
 
+def _prompts(call: Call, request: _Generation) -> list[list[str]]:
+    """The words of a chat, or of each prompt of a completion."""
+    if call.endpoint is Endpoint.CHAT:
+        if not request.messages:
+            raise ClientError("messages may not be empty", param="messages")
+        return [[word for message in request.messages for word in message.text.split()]]
+    texts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    return [text.split()[-(request.truncate_prompt_tokens or 0) :] for text in texts]
+
+
 class _Shape:
     """OpenAI's two shapes for generated text, whole and in pieces."""
 
     def __init__(self, call: Call, n: int) -> None:
+        self.endpoint = call.endpoint
         self._chat = call.endpoint is Endpoint.CHAT
         self._n = n
         self._head = {

@@ -75,16 +75,24 @@ class GatedClient:
             raise NotSupported("streaming input is not supported")
         params = copy(sampling_params)
         params.output_kind = RequestOutputKind.DELTA
+        salted = _salted(prompt)
+
+        def capped(most: int) -> Payload:
+            params.max_tokens = most
+            params.min_tokens = min(params.min_tokens, most)
+            return Payload(salted, params, options)
+
         wants_deltas = sampling_params.output_kind == RequestOutputKind.DELTA
         return self._gate.run(
             Work(
                 id=_job_id(request_id),
-                payload=Payload(_salted(prompt), params, options),
+                payload=Payload(salted, params, options),
                 wants="deltas" if wants_deltas else "final",
                 merge=_add_delta,
                 prompt_tokens=extract_prompt_len(self._llm.model_config, prompt),
                 output_tokens_max=params.max_tokens or 0,
                 seqs=params.n,
+                cap=capped,
                 as_refusal=GateRefusal,
             )
         )

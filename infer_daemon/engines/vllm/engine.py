@@ -1,7 +1,7 @@
 """One `AsyncLLM` from start to stop."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from infer_daemon.engines.vllm import arguments, environment, errors
 from infer_daemon.engines.vllm.client import GatedClient, Payload
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.stats import stat_logger
+from infer_daemon.engines.vllm.validation import GrammarCheck
 from infer_daemon.engines.vllm.warmup import warm_up
 from infer_daemon.settings.schema import EngineSection
 
@@ -64,6 +65,7 @@ class VllmEngine:
         self._gate = gate
         self._registry = registry
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{spec.name}")
+        self._grammars = GrammarCheck(spec.name)
         self._llm: AsyncLLM | None = None
         self._frontend: VllmFrontend | None = None
         self._end: asyncio.Task[None] | None = None
@@ -111,6 +113,9 @@ class VllmEngine:
         return EngineFacts(
             max_model_len=llm.model_config.max_model_len,
             seqs_max=llm.vllm_config.scheduler_config.max_num_seqs,
+            kv_tokens=_kv_tokens(llm, tasks),
+            kv_block_tokens=llm.vllm_config.cache_config.block_size or 1,
+            step_tokens=llm.vllm_config.scheduler_config.max_num_batched_tokens,
             loras=self._loras,
             lora_errors=lora_errors,
         )
@@ -202,6 +207,7 @@ class VllmEngine:
             log.error("engine_thread_hangs", engine=self.name)
         self._kill()
         self._thread.shutdown(wait=False)
+        self._grammars.close()
 
     def _shut_down(self) -> None:
         llm, self._llm = self._llm, None
@@ -238,11 +244,14 @@ class VllmEngine:
             why = f"engine {self.name} does not have the adapter {lora.lora_name}"
             raise ModelNotReady(why, retry_after_s=10)
         try:
+            await self._grammars.check(payload.params, llm.vllm_config, llm.tokenizer)
             collector = await llm.add_request(
                 work.id, payload.prompt, payload.params, **payload.options
             )
         except EngineDeadError as error:
             raise EngineDied(retry_after_s=10) from error
+        except DaemonError:
+            raise
         except Exception as error:
             # Told as a refusal: a stream's handler would log a traceback for each bad parameter.
             raise errors.from_exception(error) from error
@@ -290,6 +299,14 @@ def _put(sink: Sink, output: RequestOutput | PoolingRequestOutput[Any] | Excepti
             cached_tokens=output.num_cached_tokens or 0,
             finished=output.finished,
         )
+
+
+def _kv_tokens(llm: AsyncLLM, tasks: Iterable[str]) -> int | None:
+    """Tokens that the KV cache holds, as EngineCore has reported them after it was allocated."""
+    cache = llm.vllm_config.cache_config
+    if "generate" not in tasks or not cache.num_gpu_blocks:
+        return None
+    return int(cache.num_gpu_blocks) * int(cache.block_size)
 
 
 def _last_line(error: BaseException) -> str:

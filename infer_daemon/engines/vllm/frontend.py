@@ -6,8 +6,8 @@ response come from vLLM: what `vllm serve` answers, this answers.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from types import SimpleNamespace
@@ -34,9 +34,11 @@ from vllm.entrypoints.speech_to_text.translation.protocol import TranslationRequ
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError, FrontendError, NotSupported
+from infer_daemon.domain.events import error_event
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.vllm import errors
+from infer_daemon.engines.vllm.counting import TokenCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class VllmFrontend:
         )
         if "generate" not in tasks and "embed" not in tasks and "classify" not in tasks:
             self.endpoints -= {Endpoint.TOKENIZE, Endpoint.DETOKENIZE}
+        self._counter = TokenCounter(state)
         # Handlers take the name in a response from here; the client gets back the one it asked for.
         state.openai_serving_models.model_name = _public_model_name
 
@@ -130,7 +133,7 @@ class VllmFrontend:
         body = call.body
         if call.upload is not None:
             body = {**body, "file": UploadFile(BytesIO(call.upload))}
-        try:
+        with _in_our_words():
             request = route.request.validate_python(body)
             if getattr(request, "use_beam_search", False):
                 raise NotSupported("beam search is not offered here", param="use_beam_search")
@@ -141,18 +144,31 @@ class VllmFrontend:
             result = await getattr(handler, route.method)(*arguments)
             if not isinstance(result, ErrorResponse):
                 return await _answer(result, route)
-        except ValidationError as error:
-            raise errors.from_validation(error) from error
-        except DaemonError:
-            raise
-        except Exception as error:
-            if (refusal := _record().refusal) is not None:
-                raise refusal  # noqa: B904 - the handler has only a copy of its words
-            raise errors.from_exception(error) from error
         if (task := asyncio.current_task()) is not None and task.cancelling():
             # Some handlers answer a cancellation with an error instead of passing it on.
             raise asyncio.CancelledError
         raise _record().refusal or errors.from_response(result)
+
+    async def count_tokens(self, call: Call) -> int:
+        """See `contract.Frontend.count_tokens`."""
+        with _in_our_words():
+            request = _ROUTES[call.endpoint].request.validate_python(call.body)
+            return await self._counter.count(call.endpoint, request)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Whatever is raised inside, as a `DaemonError`."""
+    try:
+        yield
+    except ValidationError as error:
+        raise errors.from_validation(error) from error
+    except DaemonError:
+        raise
+    except Exception as error:
+        if (refusal := _record().refusal) is not None:
+            raise refusal  # noqa: B904 - the handler has only a copy of its words
+        raise errors.from_exception(error) from error
 
 
 async def _answer(result: Any, route: _Route) -> Reply | EventStream:
@@ -180,8 +196,10 @@ async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
             else:
                 data = event.model_dump_json(by_alias=True)
                 line = f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
-            if record.refusal is None and (error := _error_event(line)) is not None:
-                record.refusal = error
+            if (error := _error_event(line)) is not None:
+                # The gate's own refusal in the handler's words, or what the handler found.
+                record.refusal = record.refusal or error
+                line = error_event(record.refusal, record.endpoint)
             yield line
 
 

@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 PR_SET_PDEATHSIG = 1
@@ -23,6 +24,11 @@ PARENT_ENV = "INFER_DAEMON_PARENT"
 """Id of the process that starts this one: the daemon's, then each engine process's own for those
 that it starts itself."""
 
+STACK_BYTES = 64 * 1024 * 1024
+"""Stack of threads to come, of which some compile grammars: with the usual 8 MiB a schema of 32
+KiB, one long chain of references, was seen to end the process. Memory is taken only where it is
+used."""
+
 
 def install() -> None:
     """Entry point. Changes only processes that the daemon started for an engine: other programs in
@@ -32,6 +38,7 @@ def install() -> None:
     die_with_the_parent()
     gc.enable()  # `cli` switched it off while this process imported vLLM
     leave_the_terminals_group()
+    threading.stack_size(STACK_BYTES)
     nap_s = os.environ.get(NAP_ENV)
     if nap_s:
         nap_instead_of_yield(float(nap_s))

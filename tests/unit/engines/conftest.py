@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Work
@@ -17,8 +19,11 @@ from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim import tokens
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.engines.sim.tokens import Choice, SimPayload
+from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
-from infer_daemon.settings.schema import SchedulingSection, SimSection
+from infer_daemon.settings.schema import SimSection, WindowSection
+
+WAIT_TIMEOUT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -46,20 +51,50 @@ def clock() -> float:
 
 def make_record() -> RequestRecord:
     """A request that has just come in."""
-    return RequestRecord(id="r", endpoint=Endpoint.CHAT, accepted_s=clock(), clock=clock)
+    record = RequestRecord(id="r", endpoint=Endpoint.CHAT, accepted_s=clock(), clock=clock)
+    record.tenant = "acme"
+    record.due_s = record.deadline_s = clock() + WAIT_TIMEOUT_S
+    return record
+
+
+class OpenDoor:
+    """Admits everything; `output_tokens_max` may be lowered, or `refusal` be set."""
+
+    def __init__(self) -> None:
+        self.output_tokens_max = 1 << 30
+        self.refusal: DaemonError | None = None
+        self.granted_ids: list[str] = []
+
+    def admit_tokens(
+        self, record: RequestRecord, *, prompt_tokens: int, output_tokens_max: int, seqs: int
+    ) -> int:
+        """See `contract.Admit`."""
+        if self.refusal is not None:
+            raise self.refusal
+        return min(output_tokens_max, self.output_tokens_max)
+
+    def granted(self, record: RequestRecord) -> None:
+        """See `contract.Admit`."""
+        self.granted_ids.append(record.id)
 
 
 class Rig:
     """The pool, its scheduler and its engines."""
 
-    WAIT_TIMEOUT_S = 60.0
     FANOUT_MAX = 8
 
     def __init__(self) -> None:
         self.meter = TokenLog()
-        self.scheduler = Scheduler(queue_len_max=100)
-        limits = SchedulingSection(wait_timeout_s=self.WAIT_TIMEOUT_S, fanout_max=self.FANOUT_MAX)
-        self.pool = Pool("pool", self.scheduler, self.meter, limits)
+        self.scheduler = Scheduler(Policy(queue_len_max=100))
+        self.admit = OpenDoor()
+        self.pool = Pool(
+            "pool",
+            self.scheduler,
+            self.meter,
+            self.admit,
+            windows=defaultdict(WindowSection),
+            fanout_max=self.FANOUT_MAX,
+        )
         self.engines: list[SimEngine] = []
         self._numbers = itertools.count()
 

@@ -13,9 +13,10 @@ from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
+from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
-from infer_daemon.settings.schema import EngineSection, SchedulingSection, SimSection
-from tests.unit.engines.conftest import TokenLog
+from infer_daemon.settings.schema import EngineSection, SimSection, WindowSection
+from tests.unit.engines.conftest import OpenDoor, TokenLog
 
 pytestmark = pytest.mark.looptime
 
@@ -33,9 +34,16 @@ class Harness:
             name: EngineSection(model="echo", kind="sim", start_timeout_s=50, sim=script)
             for name, script in scripts.items()
         }
-        self.schedulers = {name: Scheduler(queue_len_max=9) for name in scripts}
+        self.schedulers = {name: Scheduler(Policy(queue_len_max=9)) for name in scripts}
         self.pools = {
-            name: Pool(name, self.schedulers[name], TokenLog(), SchedulingSection())
+            name: Pool(
+                name,
+                self.schedulers[name],
+                TokenLog(),
+                OpenDoor(),
+                windows={EngineName(name): WindowSection()},
+                fanout_max=9,
+            )
             for name in scripts
         }
         plans = [

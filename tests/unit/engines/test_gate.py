@@ -17,7 +17,7 @@ from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import EngineFacts, Sink, Work
 from infer_daemon.engines.sim.engine import SimEngine
-from tests.unit.engines.conftest import Rig, clock
+from tests.unit.engines.conftest import WAIT_TIMEOUT_S, Rig, clock
 
 pytestmark = pytest.mark.looptime
 
@@ -278,7 +278,7 @@ async def test_a_call_waits_no_longer_than_it_may(rig: Rig, record: Record) -> N
 
     with pytest.raises(WaitedTooLong):
         await rig.collect(rig.work(), record())
-    assert clock() == pytest.approx(5 + Rig.WAIT_TIMEOUT_S)
+    assert clock() == pytest.approx(5 + WAIT_TIMEOUT_S)
     running.cancel()
     await asyncio.wait([running])
     rig.assert_empty()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.jobs import JobId
+from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.mailbox import Mailbox
@@ -19,7 +19,7 @@ class Box:
     def __init__(self, wants: Literal["deltas", "final"]) -> None:
         self.now_s = 0.0
         self.meter = TokenLog()
-        self.released = 0
+        self.released = self.finished = self.charged = 0
         self.record = RequestRecord(
             id="r", endpoint=Endpoint.CHAT, accepted_s=0.0, clock=lambda: self.now_s, calls_open=1
         )
@@ -31,10 +31,28 @@ class Box:
             prompt_tokens=1,
             output_tokens_max=9,
         )
-        self.mailbox = Mailbox(work, self.record, self.meter, self._release)
+        self.mailbox = Mailbox(work, self.record, self.meter, self)
 
-    def _release(self) -> None:
+    async def turn(self, job: Job) -> EngineName:
+        """See `contract.Turns`; the box is its own scheduler and counts what it is told."""
+        raise AssertionError("a mailbox waits for no turn")
+
+    def token(self, job_id: JobId, count: int) -> None:
+        """See `contract.Turns`."""
+        self.charged += count
+
+    def finish(self, job_id: JobId) -> None:
+        """See `contract.Turns`."""
         self.released += 1
+        self.finished += 1
+
+    def cancel(self, job_id: JobId) -> None:
+        """See `contract.Turns`."""
+        self.released += 1
+
+    def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
+        """See `contract.Turns`."""
+        raise AssertionError("a mailbox has no window")
 
     def put(self, *words: str, finished: bool = False, cached: int = 0) -> None:
         """Deliver an output with these new words."""
@@ -183,3 +201,15 @@ def test_cached_tokens_of_several_calls_add_up(deltas: Box) -> None:
     other.put("b", cached=8, finished=True)
 
     assert deltas.record.cached_tokens == 24
+
+
+async def test_tokens_are_charged_as_they_arrive_and_an_answer_that_ends_is_told_from_one_given_up(
+    deltas: Box, final: Box
+) -> None:
+    deltas.put("a", "b")
+    deltas.put("c", finished=True)
+    final.put("a")
+    final.mailbox.close()
+
+    assert (deltas.charged, deltas.finished, deltas.released) == (3, 1, 1)
+    assert (final.charged, final.finished, final.released) == (1, 0, 1)

@@ -115,6 +115,7 @@ def test_a_settled_request_is_one_line_with_everything_but_words(
             "endpoint": "chat",
             "model": "chat",
             "engine": "a",
+            "tier": "interactive",
             "outcome": "ok",
             "stream": True,
             "prompt_tokens": 7,

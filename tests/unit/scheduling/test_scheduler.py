@@ -14,7 +14,8 @@ from infer_daemon.domain.errors import (
     QueueFull,
     WaitedTooLong,
 )
-from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.domain.jobs import EngineName, JobId, Tier, WindowLimits
+from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
 from tests.conftest import MakeJob
 
@@ -24,10 +25,10 @@ A = EngineName("a")
 
 
 @pytest.fixture
-def scheduler() -> Scheduler:
+async def scheduler() -> Scheduler:
     """One engine with one place, and a queue of two."""
-    scheduler = Scheduler(queue_len_max=2)
-    scheduler.resize(A, 1)
+    scheduler = Scheduler(Policy(queue_len_max=2))
+    scheduler.resize(A, WindowLimits(seqs=1))
     return scheduler
 
 
@@ -44,15 +45,15 @@ def assert_empty(scheduler: Scheduler) -> None:
     assert (scheduler.waiting, scheduler.running) == (0, 0)
 
 
-async def test_a_turn_comes_when_the_one_before_leaves(scheduler: Scheduler, job: MakeJob) -> None:
+async def test_a_turn_comes_when_the_one_before_ends(scheduler: Scheduler, job: MakeJob) -> None:
     assert await scheduler.turn(job("j1")) == A
     second = await begin(scheduler.turn(job("j2")))
     assert not second.done()
 
-    scheduler.leave(JobId("j1"))
+    scheduler.finish(JobId("j1"))
 
     assert await second == A
-    scheduler.leave(JobId("j2"))
+    scheduler.finish(JobId("j2"))
     assert_empty(scheduler)
 
 
@@ -67,7 +68,7 @@ async def test_a_job_that_is_cancelled_while_waiting_leaves_nothing(
     assert waiting.cancelled()
     scheduler.check()
     assert (scheduler.waiting, scheduler.running) == (0, 1)
-    scheduler.leave(JobId("j1"))
+    scheduler.finish(JobId("j1"))
     assert_empty(scheduler)
 
 
@@ -81,15 +82,15 @@ async def test_a_job_that_is_cancelled_while_granted_gives_its_place_back(
 
     # Both in the same turn of the loop, so that neither is told of the other.
     if first == "grant":
-        scheduler.leave(JobId("j1"))
+        scheduler.finish(JobId("j1"))
         unlucky.cancel()
     else:
         unlucky.cancel()
-        scheduler.leave(JobId("j1"))
+        scheduler.finish(JobId("j1"))
 
     assert await third == A
     assert unlucky.cancelled()
-    scheduler.leave(JobId("j3"))
+    scheduler.finish(JobId("j3"))
     assert_empty(scheduler)
 
 
@@ -100,27 +101,89 @@ async def test_a_job_that_is_cancelled_while_evicted_is_cancelled_quietly(
     await scheduler.turn(job("j1"))
     unlucky = await begin(scheduler.turn(job("j2")))
     if first == "evict":
-        scheduler.resize(A, 0)
+        scheduler.resize(A, None)
         unlucky.cancel()
     else:
         unlucky.cancel()
-        scheduler.resize(A, 0)
+        scheduler.resize(A, None)
     await asyncio.wait([unlucky])
 
     assert unlucky.cancelled()
-    scheduler.leave(JobId("j1"))
+    scheduler.finish(JobId("j1"))
     assert_empty(scheduler)
 
 
+@pytest.mark.parametrize("leave", ["finish", "cancel"])
 async def test_leaving_is_idempotent_and_safe_for_strangers(
+    scheduler: Scheduler, job: MakeJob, leave: str
+) -> None:
+    await scheduler.turn(job("j1"))
+    for name in ("j1", "j1", "nobody"):
+        getattr(scheduler, leave)(JobId(name))
+
+    assert_empty(scheduler)
+
+
+async def test_whoever_waits_for_a_turn_is_cancelled_with_its_job(
     scheduler: Scheduler, job: MakeJob
 ) -> None:
     await scheduler.turn(job("j1"))
-    for _ in range(2):
-        scheduler.leave(JobId("j1"))
-        scheduler.leave(JobId("nobody"))
+    waiting = await begin(scheduler.turn(job("j2")))
+    scheduler.cancel(JobId("j2"))
+    await asyncio.wait([waiting])
 
+    assert waiting.cancelled()
+    scheduler.finish(JobId("j1"))
     assert_empty(scheduler)
+
+
+async def test_tokens_decide_whose_turn_comes_next(scheduler: Scheduler, job: MakeJob) -> None:
+    scheduler.resize(A, WindowLimits(seqs=2))
+    await scheduler.turn(job("a1", tenant="a"))
+    await scheduler.turn(job("b1", tenant="b"))
+    a2 = await begin(scheduler.turn(job("a2", tenant="a")))
+    b2 = await begin(scheduler.turn(job("b2", tenant="b")))
+    scheduler.token(JobId("a1"), 5)
+    scheduler.finish(JobId("a1"))
+
+    assert await b2 == A
+    assert not a2.done()
+    scheduler.check()
+    scheduler.finish(JobId("b1"))
+    assert await a2 == A
+
+
+async def test_a_policy_counts_for_those_who_wait_already(
+    scheduler: Scheduler, job: MakeJob
+) -> None:
+    scheduler.change(Policy(queue_len_max=9, kept_for_newcomers=0.5))
+    scheduler.resize(A, WindowLimits(seqs=2))
+    await scheduler.turn(job("j1"))
+    waiting = await begin(scheduler.turn(job("j2")))
+    assert not waiting.done()
+
+    scheduler.change(Policy(queue_len_max=9))
+
+    assert await waiting == A
+
+
+async def test_who_waits_is_told_its_place_and_who_would_how_long(
+    scheduler: Scheduler, job: MakeJob
+) -> None:
+    await scheduler.turn(job("j1"))
+    tasks = [await begin(scheduler.turn(job(name, prompt_tokens=98))) for name in ("j2", "j3")]
+    for _ in range(60):
+        await asyncio.sleep(1)
+        scheduler.token(JobId("j1"), 5)
+
+    second = scheduler.prospect(JobId("j3"))
+    assert second is not None
+    assert (second.position, round(second.wait_s)) == (2, 10)
+    assert round(scheduler.expected_wait_s("acme", Tier.INTERACTIVE)) == 20
+    assert scheduler.snapshot()["waiting"] == 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 @pytest.mark.parametrize("deadlines_s", [(10.0, 20.0), (20.0, 10.0)])
@@ -139,7 +202,7 @@ async def test_each_job_is_evicted_exactly_at_its_deadline(
     await asyncio.gather(*map(wait, deadlines_s))
 
     assert evicted_s == {deadline_s: deadline_s for deadline_s in deadlines_s}
-    scheduler.leave(JobId("j1"))
+    scheduler.finish(JobId("j1"))
     assert_empty(scheduler)
 
 
@@ -174,23 +237,27 @@ async def test_a_smaller_window_evicts_nobody_and_a_closed_one_everybody(
 ) -> None:
     await scheduler.turn(job("j1"))
     waiting = [await begin(scheduler.turn(job(name))) for name in ("j2", "j3")]
-    scheduler.resize(A, 0)
+    scheduler.resize(A, None)
 
     for task in waiting:
         with pytest.raises(PoolLost):
             await task
-    scheduler.leave(JobId("j1"))
+    scheduler.finish(JobId("j1"))
     assert_empty(scheduler)
 
 
 @pytest.mark.parametrize(
     ("window", "seqs", "queued", "refusal"),
-    [(1, 1, 2, QueueFull), (0, 1, 0, ModelNotReady), (1, 2, 0, FanoutTooLarge)],
+    [
+        (WindowLimits(seqs=1), 1, 2, QueueFull),
+        (None, 1, 0, ModelNotReady),
+        (WindowLimits(seqs=1), 2, 0, FanoutTooLarge),
+    ],
 )
 async def test_a_job_that_is_not_queued_is_told_why(
     scheduler: Scheduler,
     job: MakeJob,
-    window: int,
+    window: WindowLimits | None,
     seqs: int,
     queued: int,
     refusal: type[DaemonError],

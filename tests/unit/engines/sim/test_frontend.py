@@ -167,6 +167,47 @@ async def test_content_in_parts_is_read_as_one_text(rig: Rig, record: Record) ->
     assert answer["choices"][0]["message"]["content"] == "one two"
 
 
+async def test_a_prompt_that_is_to_be_cut_keeps_its_end(rig: Rig, record: Record) -> None:
+    await rig.add()
+    prompts = ["one two three", "four"]
+    answer = await whole(rig, record(), "completions", prompt=prompts, truncate_prompt_tokens=2)
+
+    assert [choice["text"] for choice in answer["choices"]] == ["two three", "four"]
+    assert answer["usage"]["prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "tokens"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "a b"}, {"role": "x"}]}, 2),
+        ("chat", {"messages": [{"role": "user", "content": "a " * 20_000}]}, 20_000),
+        ("completions", {"prompt": "a b c"}, 3),
+        ("completions", {"prompt": ["a", "a b c", "a b"]}, 3),
+        ("completions", {"prompt": "a b c", "truncate_prompt_tokens": 2}, 2),
+    ],
+)
+async def test_the_words_of_a_prompt_are_counted(
+    rig: Rig, endpoint: str, body: dict[str, Any], tokens: int
+) -> None:
+    await rig.add()
+    call = Call(endpoint=Endpoint(endpoint), body={"model": "echo", **body}, request_id="r")
+
+    assert await rig.pool.frontend(None).count_tokens(call) == tokens
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"), [("chat", {"messages": []}), ("chat", {}), ("embeddings", {"input": "a"})]
+)
+async def test_what_cannot_be_counted_is_the_clients_error(
+    rig: Rig, endpoint: str, body: dict[str, Any]
+) -> None:
+    await rig.add()
+    call = Call(endpoint=Endpoint(endpoint), body={"model": "echo", **body}, request_id="r")
+
+    with pytest.raises(ClientError):
+        await rig.pool.frontend(None).count_tokens(call)
+
+
 async def test_an_unknown_type_is_the_clients_error(rig: Rig, record: Record) -> None:
     await rig.add()
     with pytest.raises(ClientError):

@@ -1,0 +1,1 @@
+"""May it enter: limits of tenants, models and the daemon, reserved on the way in."""

@@ -1,0 +1,340 @@
+"""May it enter? Numbered checks, the cheap ones first.
+
+Nothing is looked at first and taken later: what a check finds free it reserves in the same step,
+and all of it is given back when the request settles, however it ended. So any number of requests
+that come at the same moment stay within every limit, and one that has ended stands in nobody's
+way.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from infer_daemon.admission import asks
+from infer_daemon.admission.account import Account
+from infer_daemon.admission.appointments import Visitor
+from infer_daemon.admission.grammars import refuse_large
+from infer_daemon.admission.rates import Places, Rate
+from infer_daemon.admission.sizes import Sizes
+from infer_daemon.domain.errors import (
+    LimitReached,
+    QueueFull,
+    RateLimited,
+    TooManyInFlight,
+    TooManyQueued,
+    WouldWaitTooLong,
+)
+from infer_daemon.domain.jobs import Tier
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.tenant import Tenant
+from infer_daemon.settings.schema import LimitsSection, Settings
+
+CAUTION = 1.2
+"""An expected wait is a guess, and an early no is better than a late one."""
+
+
+class Outlook(Protocol):
+    """What is asked of a scheduler; see `scheduling.scheduler.Scheduler`."""
+
+    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
+        """How long a request of that tenant and class would wait if it came now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applicant:
+    """A request as the checks see it."""
+
+    tenant: Tenant
+    model: str
+    pool: str
+    body: dict[str, Any]
+    visitor: Visitor
+    priority: str | None
+    """Header `x-priority`."""
+    deadline_ms: str | None
+    """Header `x-deadline-ms`."""
+    context_tokens: int | None
+    """Longest prompt and output of the model; None while no engine has said."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """What one request has reserved."""
+
+    visitor: Visitor
+    accounts: tuple[Account, ...]
+    sizes: Sizes
+    is_generating: bool
+    asked_output_tokens: int | None
+    taken_s: float
+    in_flight: list[Places] = field(default_factory=list)
+    queued: list[Places] = field(default_factory=list)
+    requests: list[Rate] = field(default_factory=list)
+    output_tokens: list[tuple[Rate, int]] = field(default_factory=list)
+    is_in: bool = False
+    """Whether every check has been passed."""
+
+
+class Admission:
+    """Keeps the accounts of every tenant, every model and the daemon."""
+
+    def __init__(
+        self, settings: Settings, outlooks: Mapping[str, Outlook], clock: Callable[[], float]
+    ) -> None:
+        """Args: outlooks: the scheduler of each pool; clock: seconds, the one of the records."""
+        self._outlooks = outlooks
+        self._clock = clock
+        self._scheduling = settings.scheduling
+        now_s = clock()
+        self._daemon = Account("this daemon", settings.limits, now_s)
+        self._tenants: dict[str, Account] = {}
+        self._models: dict[str, Account] = {}
+        self._queues = {
+            name: Places(self._scheduling.queue_len_max, is_queue=True) for name in outlooks
+        }
+        self._tickets: dict[str, _Ticket] = {}
+        self.change(settings)
+
+    def change(self, settings: Settings) -> None:
+        """Other limits from now on; whoever is in stays in."""
+        now_s = self._clock()
+        self._scheduling = settings.scheduling
+        self._daemon.change(settings.limits, now_s)
+        for places in self._queues.values():
+            places.limit = settings.scheduling.queue_len_max
+        tenants = {f"tenant {name}": t.limits for name, t in settings.tenants.items()}
+        models = {f"model {name}": m.limits for name, m in settings.models.items()}
+        self._tenants = _changed(self._tenants, tenants, now_s)
+        self._models = _changed(self._models, models, now_s)
+
+    def admit(self, record: RequestRecord, applicant: Applicant) -> None:
+        """The checks that need no exact token count. What they reserve is given back by `settle`.
+
+        Raises:
+            ClientError: the request can never be admitted as it is.
+            LimitReached: a limit of the tenant, the model or the daemon.
+            QueueFull, WouldWaitTooLong: the daemon has too much to do.
+        """
+        now_s = record.clock()
+        # 1. What it asks for makes sense, and is not above what its tenant may have.
+        self._classify(record, applicant)
+        # 2. Its grammar is small enough to be compiled.
+        limits = self._scheduling
+        refuse_large(
+            applicant.body, bytes_max=limits.grammar_bytes_max, regex_len_max=limits.regex_len_max
+        )
+        # 3. Its text is not absurdly long, nor is what it asks for.
+        ticket = self._ticket(record, applicant, now_s)
+        ticket.sizes.refuse_absurd(asks.text_bytes(applicant.body))
+        if ticket.asked_output_tokens is not None:
+            ticket.sizes.refuse_output(ticket.asked_output_tokens)
+        self._tickets[record.id] = ticket
+        # 4. Few enough are being answered.
+        for account in ticket.accounts:
+            _take(account.in_flight, ticket.in_flight, account, ticket, TooManyInFlight, now_s)
+        # 5. Few enough are waiting.
+        for account in ticket.accounts:
+            _take(account.queued, ticket.queued, account, ticket, TooManyQueued, now_s)
+        queue = self._queues[applicant.pool]
+        if (wait_s := queue.take(ticket.visitor, now_s)) is not None:
+            raise QueueFull(retry_after_s=wait_s)
+        ticket.queued.append(queue)
+        # 6. Not too many in a minute, and none of the minute's tokens are used up.
+        for account in ticket.accounts:
+            _reserve_request(account, ticket, now_s)
+            _refuse_spent(account, ticket, now_s)
+        # 7. Its turn would come in time.
+        wait_s = self._outlooks[applicant.pool].expected_wait_s(record.tenant, record.tier)
+        if now_s + CAUTION * wait_s > record.deadline_s:
+            raise WouldWaitTooLong(
+                f"the expected wait is {wait_s:.1f} s, the request may wait "
+                f"{record.deadline_s - record.accepted_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+        ticket.is_in = True
+        record.note(f"admitted as {record.tier}")
+
+    def admit_tokens(
+        self, record: RequestRecord, *, prompt_tokens: int, output_tokens_max: int, seqs: int
+    ) -> int:
+        """The exact part, when the prompt has been rendered. Returns how many tokens each sequence
+        may generate, at most `output_tokens_max`.
+
+        Raises:
+            PromptTooLong: 8. with both numbers.
+            RateLimited: 9. the minute's tokens are used up.
+        """
+        ticket = self._tickets[record.id]
+        ticket.sizes.refuse_prompt(prompt_tokens)
+        output_tokens = output_tokens_max
+        if ticket.is_generating and output_tokens_max:
+            output_tokens = ticket.sizes.output(
+                prompt_tokens, output_tokens_max, ticket.asked_output_tokens, seqs
+            )
+            asked = ticket.asked_output_tokens
+            if asked is not None and output_tokens < min(asked, output_tokens_max):
+                record.told["x-infer-clamped"] = f"max_tokens={output_tokens}"
+        now_s = record.clock()
+        for account in ticket.accounts:
+            _reserve(account.input_tokens, prompt_tokens, "input", account, ticket, now_s)
+            reserved = output_tokens * seqs
+            if _reserve(account.output_tokens, reserved, "output", account, ticket, now_s):
+                assert account.output_tokens is not None
+                ticket.output_tokens.append((account.output_tokens, reserved))
+        return output_tokens
+
+    def sizes(self, record: RequestRecord) -> Sizes:
+        """What holds for the lengths of a request that was admitted."""
+        return self._tickets[record.id].sizes
+
+    def granted(self, record: RequestRecord) -> None:
+        """The request waits no longer: its places among those who wait are free."""
+        ticket = self._tickets[record.id]
+        _leave(ticket.queued, ticket, record.clock())
+
+    def settle(self, record: RequestRecord) -> None:
+        """The request is over: give back what it has reserved and not used."""
+        ticket = self._tickets.pop(record.id, None)
+        if ticket is None:
+            return
+        now_s = record.clock()
+        _leave(ticket.queued, ticket, now_s)
+        _leave(ticket.in_flight, ticket, now_s)
+        if not ticket.is_in:
+            for rate in ticket.requests:
+                rate.put_back(1, now_s)
+        for rate, reserved in ticket.output_tokens:
+            # Each call has reserved for itself; the request has used what it has used.
+            share = reserved / sum(r for other, r in ticket.output_tokens if other is rate)
+            rate.put_back(max(0.0, reserved - share * record.completion_tokens), now_s)
+
+    def headers(self, record: RequestRecord) -> dict[str, str]:
+        """What a client is told of its limits, as OpenAI's clients know it."""
+        account = self._tenants.get(f"tenant {record.tenant}")
+        if account is None:
+            return {}
+        now_s = record.clock()
+        found: dict[str, str] = {}
+        if account.requests is not None:
+            found |= _rate_headers("requests", account.requests, now_s)
+        tokens = [
+            rate for rate in (account.input_tokens, account.output_tokens) if rate is not None
+        ]
+        if tokens:
+            tightest = min(tokens, key=lambda rate: rate.left(now_s) / rate.per_minute)
+            found |= _rate_headers("tokens", tightest, now_s)
+        return found
+
+    def check(self) -> None:
+        """Assert that nothing is taken that no open request holds; tests call it."""
+        for name, places in self._queues.items():
+            held = sum(ticket.queued.count(places) for ticket in self._tickets.values())
+            assert places.taken == held, f"pool {name} counts {places.taken} waiting, holds {held}"
+        for account in (self._daemon, *self._tenants.values(), *self._models.values()):
+            if (flight := account.in_flight) is not None:
+                held = sum(ticket.in_flight.count(flight) for ticket in self._tickets.values())
+                assert flight.taken == held, f"{account.owner} counts {flight.taken}, holds {held}"
+
+    def _classify(self, record: RequestRecord, applicant: Applicant) -> None:
+        tenant = applicant.tenant
+        asked = asks.tier(applicant.priority, applicant.body)
+        record.tier = (asked or tenant.tier).at_most(tenant.tier_max)
+        wait_s = self._scheduling.wait_timeout_s
+        if record.tier is Tier.BATCH:
+            wait_s = self._scheduling.batch_wait_timeout_s
+        deadline_s = asks.deadline_s(applicant.deadline_ms) or tenant.deadline_s or wait_s
+        record.deadline_s = record.accepted_s + min(deadline_s, wait_s)
+        objective_s = tenant.ttft_objective_s or deadline_s
+        record.due_s = min(record.deadline_s, record.accepted_s + objective_s)
+        record.told["x-infer-priority"] = record.tier.value
+
+    def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> _Ticket:
+        accounts = (
+            self._tenants.setdefault(
+                f"tenant {record.tenant}", Account("", LimitsSection(), now_s)
+            ),
+            self._models[f"model {applicant.model}"],
+            self._daemon,
+        )
+        is_generating = record.endpoint in asks.GENERATING
+        return _Ticket(
+            visitor=applicant.visitor,
+            taken_s=now_s,
+            accounts=accounts,
+            sizes=Sizes([a.limits for a in accounts], applicant.context_tokens),
+            is_generating=is_generating,
+            asked_output_tokens=asks.output_tokens(applicant.body) if is_generating else None,
+        )
+
+
+def _leave(taken: list[Places], ticket: _Ticket, now_s: float) -> None:
+    while taken:
+        taken.pop().leave(now_s, ticket.taken_s)
+
+
+def _take(
+    places: Places | None,
+    taken: list[Places],
+    account: Account,
+    ticket: _Ticket,
+    refusal: type[LimitReached],
+    now_s: float,
+) -> None:
+    if places is None:
+        return
+    wait_s = places.take(ticket.visitor, now_s)
+    if wait_s is not None:
+        what = (refusal.__doc__ or "").strip().rstrip(".")
+        raise refusal(f"{what} ({account.owner}: at most {places.limit})", retry_after_s=wait_s)
+    taken.append(places)
+
+
+def _reserve_request(account: Account, ticket: _Ticket, now_s: float) -> None:
+    if _reserve(account.requests, 1, "request", account, ticket, now_s):
+        assert account.requests is not None
+        ticket.requests.append(account.requests)
+
+
+def _refuse_spent(account: Account, ticket: _Ticket, now_s: float) -> None:
+    """Cheaper now than after rendering: a rate of which nothing is left will not be enough then."""
+    for rate, what in ((account.input_tokens, "input"), (account.output_tokens, "output")):
+        if rate is not None and rate.left(now_s) < 1:
+            _reserve(rate, 1, what, account, ticket, now_s)
+
+
+def _reserve(
+    rate: Rate | None, amount: int, what: str, account: Account, ticket: _Ticket, now_s: float
+) -> bool:
+    """Reserve; False if there is no such limit."""
+    if rate is None:
+        return False
+    wait_s = rate.reserve(amount, ticket.visitor, now_s)
+    if wait_s is not None:
+        unit = "requests" if what == "request" else f"{what} tokens"
+        error = RateLimited(
+            f"{account.owner} may use {rate.per_minute} {unit} per minute: "
+            f"{int(rate.left(now_s))} left, {amount} needed",
+            retry_after_s=wait_s,
+        )
+        error.type = "requests" if what == "request" else "tokens"
+        raise error
+    return True
+
+
+def _changed(
+    accounts: dict[str, Account], limits: Mapping[str, LimitsSection], now_s: float
+) -> dict[str, Account]:
+    for owner, section in limits.items():
+        if owner in accounts:
+            accounts[owner].change(section, now_s)
+        else:
+            accounts[owner] = Account(owner, section, now_s)
+    return {owner: account for owner, account in accounts.items() if owner in limits}
+
+
+def _rate_headers(what: str, rate: Rate, now_s: float) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{what}": str(int(rate.per_minute)),
+        f"x-ratelimit-remaining-{what}": str(max(0, int(rate.left(now_s)))),
+        f"x-ratelimit-reset-{what}": f"{max(0.0, rate.full_after_s(now_s)):.3f}s",
+    }

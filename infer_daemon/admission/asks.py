@@ -1,0 +1,90 @@
+"""What a request asks for besides an answer: a class, a deadline, a length. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import ClientError
+from infer_daemon.domain.jobs import Tier
+
+DEADLINE_MAX_MS = 86_400_000
+_TIERS = {
+    "priority": Tier.CRITICAL,
+    "default": Tier.INTERACTIVE,
+    "auto": None,
+    "flex": Tier.BATCH,
+}
+"""OpenAI's `service_tier`."""
+SERVICE_TIERS = {Tier.CRITICAL: "priority", Tier.INTERACTIVE: "default", Tier.BATCH: "flex"}
+_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+GENERATING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
+
+
+def tier(header: str | None, body: Mapping[str, Any]) -> Tier | None:
+    """The class that a request names, by `x-priority` or by `service_tier`; None if by neither.
+
+    Raises:
+        ClientError: there is no such class.
+    """
+    if header is not None:
+        try:
+            return Tier(header.strip().lower())
+        except ValueError:
+            known = ", ".join(Tier)
+            raise ClientError(
+                f"x-priority: there is no {header[:50]!r}, but {known}", param="x-priority"
+            ) from None
+    asked = body.get("service_tier")
+    if asked is None:
+        return None
+    if not isinstance(asked, str) or asked not in _TIERS:
+        known = ", ".join(_TIERS)
+        raise ClientError(
+            f"service_tier: there is no {str(asked)[:50]!r}, but {known}", param="service_tier"
+        )
+    return _TIERS[asked]
+
+
+def deadline_s(header: str | None) -> float | None:
+    """Seconds from the request's arrival by which its answer must have begun (`x-deadline-ms`).
+
+    Raises:
+        ClientError: it is not a number of milliseconds in the future.
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= DEADLINE_MAX_MS:
+        raise ClientError(
+            f"x-deadline-ms: {header[:50]!r} is no number of milliseconds from now, "
+            f"1 to {DEADLINE_MAX_MS}",
+            param="x-deadline-ms",
+        )
+    return int(text) / 1e3
+
+
+def output_tokens(body: Mapping[str, Any]) -> int | None:
+    """The most tokens that a request wants of each answer; None if it does not say, or says it in
+    a way that the front end will refuse."""
+    for name in _LENGTHS:
+        value = body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def text_bytes(body: Mapping[str, Any]) -> int:
+    """Length of all text that would be tokenised, in characters. Not a token count: it tells the
+    absurd from the possible."""
+    return sum(map(len, _texts(body)))
+
+
+def _texts(body: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("prompt", "input", "messages", "system", "instructions"):
+        value = body.get(name)
+        for item in value if isinstance(value, list) else [value]:
+            content = item.get("content") if isinstance(item, dict) else item
+            for part in content if isinstance(content, list) else [content]:
+                text = part.get("text") if isinstance(part, dict) else part
+                if isinstance(text, str):
+                    yield text

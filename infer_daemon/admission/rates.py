@@ -1,0 +1,116 @@
+"""Limits per minute, and places that are free or taken. Pure: `now_s` is passed in."""
+
+from infer_daemon.admission.appointments import Appointments, Visitor
+
+MINUTE_S = 60.0
+UNKNOWN_STAY_S = 2.0
+"""How long a place is taken, before anybody has left one."""
+LEARN = 0.1
+"""Weight of the newest in a mean."""
+FORGET = 0.98
+"""What is left of an old sum with each new part."""
+SLACK = 1.3
+"""Appointments are that much further apart than places become free: a mean has as many later as
+earlier ones."""
+
+
+class Rate:
+    """A token bucket: a whole minute's worth at once, then as it flows back, without steps.
+
+    What is reserved is gone at once, so whoever comes at the same moment cannot be let in by it
+    too; what was not used is put back at the end.
+    """
+
+    def __init__(self, per_minute: float, now_s: float) -> None:
+        self.per_minute = per_minute
+        self._left = per_minute
+        self._at_s = now_s
+        self._appointments = Appointments()
+
+    def change(self, per_minute: float, now_s: float) -> None:
+        """Another limit; what was used stays used."""
+        used = self.per_minute - self.left(now_s)
+        self.per_minute = per_minute
+        self._left = per_minute - used
+
+    def left(self, now_s: float) -> float:
+        """What may be used now."""
+        spent_s = max(0.0, now_s - self._at_s)
+        self._at_s = max(self._at_s, now_s)
+        self._left = min(self.per_minute, self._left + spent_s * self.per_minute / MINUTE_S)
+        return self._left
+
+    def reserve(self, amount: float, visitor: Visitor, now_s: float) -> float | None:
+        """Take that much, at most the whole limit. Returns None, or after how many seconds to come
+        again if there is not enough."""
+        amount = min(amount, self.per_minute)
+        left = self.left(now_s)
+        held = self._appointments.due(now_s) * amount
+        if left >= amount and (left >= amount + held or self._appointments.claim(visitor, now_s)):
+            self._left -= amount
+            return None
+        missing = max(0.0, amount - left)
+        return self._appointments.book(
+            visitor,
+            now_s,
+            first_s=missing * MINUTE_S / self.per_minute,
+            spacing_s=amount * MINUTE_S / self.per_minute,
+        )
+
+    def put_back(self, amount: float, now_s: float) -> None:
+        """That much of what was reserved was not used."""
+        self._left = min(self.per_minute, self.left(now_s) + amount)
+
+    def full_after_s(self, now_s: float) -> float:
+        """Until all of it may be used again."""
+        return (self.per_minute - self.left(now_s)) * MINUTE_S / self.per_minute
+
+
+class Places:
+    """So many at the same time: of those who are served side by side, or who wait in one queue.
+
+    What is free when somebody is due must be free then, and not now: so whoever comes without an
+    appointment gets a place that would be free again by then, and only that.
+    """
+
+    def __init__(self, limit: int, *, is_queue: bool = False) -> None:
+        """Args: is_queue: whether places become free one after the other, however many are taken;
+        else each by itself."""
+        self.limit = limit
+        """May be changed while places are taken; nobody is put out."""
+        self.taken = 0
+        self._is_queue = is_queue
+        self._appointments = Appointments()
+        #: Mean of the last ones: how long a place was taken.
+        self._stay_s = UNKNOWN_STAY_S
+        #: Of the last places that were left while others were taken: how many, in how many seconds.
+        self._left, self._left_in_s = 0.0, 0.0
+        self._left_at_s: float | None = None
+
+    def take(self, visitor: Visitor, now_s: float) -> float | None:
+        """Take a place. Returns None, or after how many seconds to come again if all are taken."""
+        free = self.limit - self.taken
+        promised = self._appointments.due(now_s, within_s=self._stay_s)
+        if free > promised or (promised and self._appointments.claim(visitor, now_s) and free > 0):
+            self.taken += 1
+            return None
+        interval_s = self._interval_s
+        return self._appointments.book(visitor, now_s, first_s=interval_s, spacing_s=interval_s)
+
+    @property
+    def _interval_s(self) -> float:
+        """From one place that becomes free to the next, when all are taken."""
+        if self._is_queue and self._left_in_s:
+            return SLACK * self._left_in_s / self._left
+        return SLACK * self._stay_s / self.limit
+
+    def leave(self, now_s: float, taken_s: float) -> None:
+        """A place is free again that was taken at `taken_s`."""
+        assert self.taken > 0, "a place was given back twice"
+        self.taken -= 1
+        self._stay_s += LEARN * (now_s - taken_s - self._stay_s)
+        if self._left_at_s is not None:
+            # Sums, since several may leave at once: a mean of gaps would forget all but the last.
+            self._left = FORGET * self._left + 1
+            self._left_in_s = FORGET * self._left_in_s + now_s - self._left_at_s
+        self._left_at_s = now_s if self.taken else None

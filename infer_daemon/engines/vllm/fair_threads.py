@@ -1,0 +1,128 @@
+"""Threads that work for tenants in turn.
+
+vLLM renders and tokenises each model's requests in one thread, first come, first served: behind one
+tenant's stream of long prompts everybody else would wait for all of them. Here each tenant with
+work is served one piece at a time.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from infer_daemon.domain.record import CURRENT
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_start_lock = threading.Lock()
+
+
+class FairExecutor(Executor):
+    """An executor whose queue goes round the tenants that have work in it, in order of arrival
+    within each.
+
+    The tenant is that of the request that submits; work outside of requests is together one more.
+    The threads are daemons: one that hangs in a compiler cannot be ended and must not keep the
+    process from ending.
+    """
+
+    def __init__(self, threads: int, name: str, stack_bytes: int = 0) -> None:
+        """Args: stack_bytes: stack of each thread, which compilers of deeply nested things may
+        need; 0 for the usual. Memory is taken only where it is used."""
+        self._name = name
+        self._stack_bytes = stack_bytes
+        self._idle = threading.Condition()
+        self._queues: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
+        """Work that nobody has begun, by tenant; no empty queues. The next turn is that of the
+        first, who then goes to the end."""
+        self._since_s: dict[threading.Thread, float] = {}
+        """Which threads are at work, and since when."""
+        self._is_shut_down = False
+        for _ in range(threads):
+            self._start_thread()
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """See `Executor.submit`."""
+        record = CURRENT.get()
+        tenant = record.tenant if record is not None else ""
+        future: Future[_T] = Future()
+        with self._idle:
+            if self._is_shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._queues.setdefault(tenant, deque()).append((future, partial(fn, *args, **kwargs)))
+            self._idle.notify()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more work is taken; threads end when what was taken is done. It is never waited for
+        them, since one may hang."""
+        with self._idle:
+            self._is_shut_down = True
+            if cancel_futures:
+                for queue in self._queues.values():
+                    for future, _ in queue:
+                        future.cancel()
+                self._queues.clear()
+            self._idle.notify_all()
+
+    def busy_for(self, longer_than_s: float) -> int:
+        """How many threads have been at one piece of work for longer than this."""
+        latest_s = time.monotonic() - longer_than_s
+        return sum(since_s < latest_s for since_s in list(self._since_s.values()))
+
+    def replace_stuck(self, after_s: float) -> None:
+        """Start another thread for each that has been at one piece of work for so long. It ends
+        itself, should that piece ever end."""
+        now_s = time.monotonic()
+        with self._idle:
+            stuck = [
+                thread for thread, since_s in self._since_s.items() if now_s - since_s > after_s
+            ]
+            for thread in stuck:
+                del self._since_s[thread]
+        for _ in stuck:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        # The stack's size is a setting of the process that new threads take.
+        with _start_lock:
+            usual = threading.stack_size(self._stack_bytes)
+            try:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            finally:
+                threading.stack_size(usual)
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while (work := self._next()) is not None:
+            future, call = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._since_s[me] = time.monotonic()
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+            del work, future, call  # not to be kept alive while this thread waits for more
+            if self._since_s.pop(me, None) is None:
+                return  # it was given up, and another works in its place
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        """Wait for work; None when there will be none."""
+        with self._idle:
+            while not self._queues:
+                if self._is_shut_down:
+                    return None
+                self._idle.wait()
+            tenant = next(iter(self._queues))
+            queue = self._queues.pop(tenant)
+            work = queue.popleft()
+            if queue:
+                self._queues[tenant] = queue
+            return work

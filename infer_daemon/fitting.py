@@ -1,0 +1,69 @@
+"""A prompt that is too long, made to fit before it is rendered, where its tenant or model asks for
+that; else it is refused when it has been rendered, with its exact length."""
+
+from dataclasses import replace
+from typing import Any
+
+from infer_daemon.admission import asks
+from infer_daemon.admission.sizes import Sizes
+from infer_daemon.admission.truncation import HEADER, DoesNotFit, drop_oldest_turns, keep_tail
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import PromptTooLong
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.contract import Call, Frontend
+
+_CHATS = {
+    Endpoint.CHAT: "messages",
+    Endpoint.MESSAGES: "messages",
+    Endpoint.RESPONSES: "input",
+}
+"""Endpoints whose prompt is a list of turns, and where it is."""
+TOKENS_PER_CHARACTER_MAX = 4
+"""A character has at most four bytes and no tokeniser makes more tokens than that of it."""
+TOKENS_PER_TURN = 64
+"""What a template adds to each message, generously."""
+
+
+async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecord) -> Call:
+    """The call as it may be rendered; what was dropped is told in the record.
+
+    Raises:
+        PromptTooLong: not even the last turn fits.
+    """
+    turns = call.body.get(_CHATS.get(call.endpoint, ""))
+    is_chat = isinstance(turns, list) and sizes.too_long_chat == "drop_oldest_turns"
+    is_text = call.endpoint is Endpoint.COMPLETIONS and sizes.too_long_text == "keep_tail"
+    limit = sizes.prompt_room(asks.output_tokens(call.body))
+    if limit is None or not (is_chat or is_text) or _is_surely_short(call.body, limit):
+        return call
+
+    async def count(messages: list[Any]) -> int:
+        body = {**call.body, _CHATS[call.endpoint]: messages}
+        return await frontend.count_tokens(replace(call, body=body))
+
+    if is_text:
+        prompt_tokens = await frontend.count_tokens(call)
+        cut = keep_tail(call.body, limit, prompt_tokens)
+        body, told = cut.body, cut.header
+    else:
+        try:
+            chat = await drop_oldest_turns(turns or [], limit, count)
+        except DoesNotFit as error:
+            raise PromptTooLong(
+                f"the last turn alone has {error.least_tokens} tokens, {limit} fit",
+                param="messages",
+            ) from None
+        body, told = {**call.body, _CHATS[call.endpoint]: chat.messages}, chat.header
+    if told:
+        record.told[HEADER] = told
+        record.note(f"truncated: {told}")
+    return replace(call, body=body)
+
+
+def _is_surely_short(body: dict[str, Any], limit: int) -> bool:
+    """Whether counting can be spared."""
+    turns = body.get("messages") or body.get("input")
+    count = len(turns) if isinstance(turns, list) else 1
+    if "tools" in body or not isinstance(body.get("prompt", ""), str):
+        return False
+    return TOKENS_PER_CHARACTER_MAX * asks.text_bytes(body) + TOKENS_PER_TURN * count <= limit

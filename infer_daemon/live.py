@@ -1,0 +1,149 @@
+"""What of the settings may change while the daemon runs, and how it reaches those who need it."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from infer_daemon.admission.admission import Admission
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.engines.pool import Pool
+from infer_daemon.request_path import RequestPath
+from infer_daemon.scheduling.policy import Policy
+from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.load import SettingsError
+from infer_daemon.settings.schema import (
+    LimitsSection,
+    SchedulingSection,
+    Settings,
+    WindowSection,
+)
+from infer_daemon.tenancy.registry import Registry
+
+log = structlog.get_logger()
+
+
+class Parts(Protocol):
+    """What follows the settings; see `daemon.Daemon`."""
+
+    tenants: Registry
+    admission: Admission
+    schedulers: dict[str, Scheduler]
+    pools: dict[str, Pool]
+    path: RequestPath
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did, as paths of keys (`$.tenants.acme.weight`)."""
+
+    applied: list[str]
+    needs_restart: list[str]
+
+
+class Live:
+    """The settings as they hold now."""
+
+    def __init__(
+        self, settings: Settings, parts: Parts, reread: Callable[[], Settings] | None
+    ) -> None:
+        """Args: reread: reads the file again; None where there is none."""
+        self._settings = settings
+        self._parts = parts
+        self._reread = reread
+        self._lock = asyncio.Lock()
+
+    async def reload(self) -> Reloaded:
+        """Read the file again and apply what may change while requests wait and run. They go on
+        as they are. What needs a restart is told and left as it was.
+
+        Raises:
+            SettingsError: the file is bad; nothing has changed.
+        """
+        if self._reread is None:
+            raise SettingsError("the daemon", ["was started without a file"])
+        async with self._lock:
+            try:
+                read = await asyncio.to_thread(self._reread)
+            except SettingsError as error:
+                log.error("reload_refused", source=error.source, problems=error.problems)
+                raise
+            found = self._apply(read)
+        log.info("reloaded", applied=found.applied, needs_restart=found.needs_restart)
+        return found
+
+    def _apply(self, read: Settings) -> Reloaded:
+        merged = _with_changes_of(self._settings, read)
+        applied = list(_differences(self._settings, merged))
+        needs_restart = list(_differences(merged, read))
+        parts, self._settings = self._parts, merged
+        parts.tenants.change(merged.tenants)
+        parts.admission.change(merged)
+        parts.path.comment_after_s = merged.scheduling.comment_after_s
+        for scheduler in parts.schedulers.values():
+            scheduler.change(policy(merged))
+        for pool in parts.pools.values():
+            pool.change(windows(merged))
+            pool.gate.fanout_max = merged.scheduling.fanout_max
+        return Reloaded(applied, needs_restart)
+
+
+def policy(settings: Settings) -> Policy:
+    """How turns are shared out."""
+    section = settings.scheduling
+    return Policy(
+        # Requests are counted at admission; each may be as many jobs.
+        queue_len_max=section.queue_len_max * section.fanout_max,
+        input_weight=section.input_token_weight,
+        output_weight=section.output_token_weight,
+        weights={name: tenant.weight for name, tenant in settings.tenants.items()},
+        batch_share_min=section.batch_share_min,
+        kept_for_critical=section.kept_for_critical,
+        kept_for_newcomers=section.kept_for_newcomers,
+        kept_from_batch=section.kept_from_batch,
+    )
+
+
+def windows(settings: Settings) -> dict[EngineName, WindowSection]:
+    """How much each engine is given at once."""
+    return {EngineName(name): engine.window for name, engine in settings.engines.items()}
+
+
+def _with_changes_of(settings: Settings, read: Settings) -> Settings:
+    """The settings with everything from `read` that may change now: tenants, limits, scheduling
+    and windows, of the models and engines that there are."""
+    replace = msgspec.structs.replace
+    scheduling: SchedulingSection = read.scheduling
+    limits: LimitsSection = read.limits
+    return replace(
+        settings,
+        tenants=read.tenants,
+        limits=limits,
+        scheduling=scheduling,
+        models={
+            name: replace(model, limits=read.models[name].limits) if name in read.models else model
+            for name, model in settings.models.items()
+        },
+        engines={
+            name: replace(e, window=read.engines[name].window) if name in read.engines else e
+            for name, e in settings.engines.items()
+        },
+    )
+
+
+def _differences(before: Any, after: Any, path: str = "$") -> Iterator[str]:
+    """Paths of what is not the same in both."""
+    if isinstance(before, msgspec.Struct) and type(before) is type(after):
+        before, after = msgspec.structs.asdict(before), msgspec.structs.asdict(after)
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        if before != after:
+            yield path
+        return
+    for key in before.keys() | after.keys():
+        if key not in before or key not in after:
+            yield f"{path}.{key}"
+        else:
+            yield from _differences(before[key], after[key], f"{path}.{key}")

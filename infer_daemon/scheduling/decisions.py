@@ -1,0 +1,48 @@
+"""What the core decides, for the shell to carry out."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infer_daemon.domain.jobs import EngineName, JobId
+
+
+class EvictReason(StrEnum):
+    """Why a waiting job lost its place."""
+
+    DEADLINE = "deadline"
+    NO_ENGINE = "no_engine"
+
+
+class RejectReason(StrEnum):
+    """Why a job was not even queued."""
+
+    QUEUE_FULL = "queue_full"
+    NO_ENGINE = "no_engine"
+    NEVER_FITS = "never_fits"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The job may enter that engine now; what it needs is counted from here on."""
+
+    job: JobId
+    engine: EngineName
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """The job waits no longer and must be refused."""
+
+    job: JobId
+    reason: EvictReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The job was not queued and must be refused."""
+
+    job: JobId
+    reason: RejectReason
+
+
+Decision = Grant | Evict | Reject

@@ -1,0 +1,32 @@
+"""How fast waiting work is done: service per second, measured while there was any. Pure."""
+
+import math
+
+MEMORY_S = 10.0
+KNOWN_AFTER_S = 1.0
+"""Less says nothing: the first moments of a backlog are all prefill."""
+
+
+class Pace:
+    """A mean over the last seconds in which jobs waited; older ones count less and less."""
+
+    def __init__(self) -> None:
+        self._service = 0.0
+        self._time_s = 0.0
+        self._last_s: float | None = None
+
+    def note(self, service: float, now_s: float, *, is_backlogged: bool) -> None:
+        """That much was done. What is done while nobody waits says nothing of the engine's pace."""
+        last_s, self._last_s = self._last_s, now_s if is_backlogged else None
+        if not is_backlogged or last_s is None:
+            return
+        # A pause is soon forgotten, and so is a clock that jumped.
+        spent_s = min(MEMORY_S, max(0.0, now_s - last_s))
+        decay = math.exp(-spent_s / MEMORY_S)
+        self._service = self._service * decay + service
+        self._time_s = self._time_s * decay + spent_s
+
+    @property
+    def service_per_s(self) -> float | None:
+        """None while nothing is known."""
+        return self._service / self._time_s if self._time_s > KNOWN_AFTER_S else None

@@ -1,0 +1,132 @@
+"""How much an engine is given at once: sequences, KV tokens, prefill tokens in flight.
+
+Requests wait in the daemon and not in the engine, so the window is what keeps an engine's steps
+short enough for whoever comes next. Pure; in-process, so exact and without lag.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from infer_daemon.domain.jobs import Job, WindowLimits
+from infer_daemon.scheduling.policy import Policy
+
+
+class Level(IntEnum):
+    """How far into a window a job may go: the last places are kept for those who cannot wait."""
+
+    BATCH = 0
+    ORDINARY = 1
+    NEWCOMER = 2
+    """Interactive, of a tenant that has nothing in the pool: it need not wait until some other
+    tenant's long answer ends. Or batch work that is far behind its share."""
+    CRITICAL = 3
+
+
+LEVELS = len(Level)
+
+
+@dataclass(slots=True)
+class Need:
+    """What a job takes of a window."""
+
+    seqs: int
+    kv_tokens: int
+    prefill_tokens: int
+
+
+def need_of(job: Job, output_tokens: int, kv_block_tokens: int) -> Need:
+    """What a job is expected to take that generates `output_tokens` per sequence.
+
+    Each sequence counts its prompt: whether `n` sequences share its blocks is the engine's affair.
+    """
+    prompt_tokens = job.prompt_tokens or 1
+    blocks = -(-(prompt_tokens + output_tokens) // kv_block_tokens)
+    return Need(job.seqs, job.seqs * blocks * kv_block_tokens, prompt_tokens)
+
+
+class Window:
+    """What one engine may hold and what it holds."""
+
+    def __init__(self, limits: WindowLimits, policy: Policy) -> None:
+        self.limits = limits
+        #: Sums over the jobs in the engine. Above a limit only where a single job is larger than
+        #: it, an estimate was too small, or the limit was lowered under running jobs.
+        self.seqs = 0
+        self.kv_tokens = 0
+        self.prefill_tokens = 0
+        self.change(limits, policy)
+
+    def change(self, limits: WindowLimits, policy: Policy) -> None:
+        """New limits; what is inside stays."""
+        self.limits = limits
+        kept = policy.kept_for_critical
+        shares = {Level.CRITICAL: 0.0, Level.NEWCOMER: kept}
+        kept += policy.kept_for_newcomers
+        shares[Level.ORDINARY] = kept
+        shares[Level.BATCH] = kept + policy.kept_from_batch
+        self._caps = [_caps(limits, shares[level]) for level in Level]
+
+    def takes(self, job: Job, output_tokens: int, level: Level) -> bool:
+        """Whether a job that is expected to generate that much per sequence may enter now. One that
+        is larger than a limit enters when it is alone: nothing that an engine can run waits for
+        ever."""
+        if job.seqs > self.limits.seqs:
+            return False
+        seqs, kv_tokens, prefill_tokens = self._caps[level]
+        # In the order of what they cost: this is asked for whoever waits, again and again.
+        if self.seqs and self.seqs + job.seqs > seqs:
+            return False
+        prompt_tokens = job.prompt_tokens or 1
+        if self.prefill_tokens and self.prefill_tokens + prompt_tokens > prefill_tokens:
+            return False
+        need = need_of(job, output_tokens, self.limits.kv_block_tokens)
+        return not self.kv_tokens or self.kv_tokens + need.kv_tokens <= kv_tokens
+
+    @property
+    def open_from(self) -> int:
+        """The lowest level at which the smallest job would fit; above all levels if none is."""
+        level = len(self._caps)
+        while level:
+            seqs, kv_tokens, prefill_tokens = self._caps[level - 1]
+            if (
+                (self.seqs >= seqs and self.seqs)
+                or (self.kv_tokens >= kv_tokens and self.kv_tokens)
+                or (self.prefill_tokens >= prefill_tokens and self.prefill_tokens)
+            ):
+                break
+            level -= 1
+        return level
+
+    @property
+    def free_share(self) -> float:
+        """Of its sequences, 0 to 1: where a job that fits several windows goes."""
+        return 1.0 - self.seqs / self.limits.seqs
+
+    def enter(self, need: Need) -> None:
+        """A job goes in."""
+        self.seqs += need.seqs
+        self.kv_tokens += need.kv_tokens
+        self.prefill_tokens += need.prefill_tokens
+
+    def read(self, prompt_tokens: int) -> None:
+        """The first output of a job has come: its prompt is in nobody's way any more."""
+        self.prefill_tokens -= prompt_tokens
+
+    def grow(self, kv_tokens: int) -> None:
+        """A job takes more than was expected."""
+        self.kv_tokens += kv_tokens
+
+    def leave(self, need: Need) -> None:
+        """A job comes out."""
+        self.seqs -= need.seqs
+        self.kv_tokens -= need.kv_tokens
+        self.prefill_tokens -= need.prefill_tokens
+
+
+def _caps(limits: WindowLimits, kept: float) -> tuple[int, int, int]:
+    """What is left of each limit when a share is kept; a window of few places keeps none."""
+    return (
+        limits.seqs - int(limits.seqs * kept),
+        limits.kv_tokens - int(limits.kv_tokens * kept),
+        limits.prefill_tokens - int(limits.prefill_tokens * kept),
+    )

@@ -1,0 +1,137 @@
+"""What the client of a stream reads: comments while it waits, then its answer, then the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.events import error_event
+from infer_daemon.domain.outcomes import Outcome
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.contract import EventStream, Reply
+
+Settle = Callable[[RequestRecord, Outcome, DaemonError | None], None]
+
+
+class Chunks(Protocol):
+    """Pieces of a response; *must* be closed, also if none was read."""
+
+    async def __anext__(self) -> bytes:
+        """The next piece."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Itself."""
+
+    async def aclose(self) -> None:
+        """Stop the work behind it. Idempotent."""
+
+
+class WaitingStream:
+    """Comments for as long as the answer does not begin, so that neither the client nor a proxy
+    takes the connection for dead; then the answer. The status has been sent by then, so a refusal
+    becomes an event."""
+
+    def __init__(
+        self,
+        answering: "asyncio.Task[Reply | EventStream]",
+        record: RequestRecord,
+        *,
+        comment: Callable[[], str],
+        interval_s: float,
+    ) -> None:
+        """Args: comment: what to say now."""
+        self._answering = answering
+        self._record = record
+        self._comment = comment
+        self._interval_s = interval_s
+        self._has_spoken = False
+        self._answer: EventStream | None = None
+        self._is_over = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_over:
+            raise StopAsyncIteration
+        if self._answer is not None:
+            return await anext(self._answer)
+        if self._has_spoken:
+            await asyncio.wait({self._answering}, timeout=self._interval_s)
+        if not self._answering.done():
+            self._has_spoken = True
+            return f": {self._comment()}\n\n".encode()
+        try:
+            content = self._answering.result()
+        except DaemonError as error:
+            self._record.refusal = self._record.refusal or error
+            self._is_over = True
+            return error_event(error, self._record.endpoint)
+        if isinstance(content, Reply):
+            self._is_over = True
+            return b"data: " + content.body + b"\n\n"
+        self._answer = content
+        return await anext(self._answer)
+
+    async def aclose(self) -> None:
+        """Stop, wherever it is. Idempotent."""
+        self._answering.cancel()
+        await asyncio.wait({self._answering})
+        if not self._answering.cancelled() and self._answering.exception() is None:
+            content = self._answering.result()
+            if isinstance(content, EventStream):
+                await content.aclose()
+
+
+class SettledStream:
+    """A stream that settles its request *before* it hands out its last chunk: a client that has
+    seen the end of its response finds it written down."""
+
+    def __init__(self, stream: Chunks, record: RequestRecord, settle: Settle) -> None:
+        self._stream = stream
+        self._record = record
+        self._settle = settle
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._record.outcome is not None:
+            raise StopAsyncIteration
+        try:
+            if not self._record.is_generated:
+                return await anext(self._stream)
+            # The engine is done, so the rest comes without waiting: hold it back until settled.
+            tail = b"".join([chunk async for chunk in self._stream])
+        except StopAsyncIteration:
+            self._end()
+            raise
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        except Exception as error:
+            self._record.detail = f"{type(error).__name__}: {error}"[:500]
+            self._record.refusal = self._record.refusal or DaemonError()
+            await self.aclose()
+            raise
+        self._end()
+        if not tail:
+            raise StopAsyncIteration
+        return tail
+
+    def _end(self) -> None:
+        refusal = self._record.refusal
+        outcome = refusal.outcome if refusal is not None else Outcome.OK
+        self._settle(self._record, outcome, refusal)
+
+    async def aclose(self) -> None:
+        """Stop whatever still works for this stream and settle it. Idempotent."""
+        try:
+            await self._stream.aclose()
+        finally:
+            await self._record.close_calls()
+            if self._record.outcome is None:
+                if self._record.refusal is None:
+                    self._settle(self._record, Outcome.CANCELLED, None)
+                else:
+                    self._end()

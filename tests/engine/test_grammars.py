@@ -1,0 +1,145 @@
+"""Grammars are checked beside the event loop and once; what takes too long is refused."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from harness import Running
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.structured_output import backend_xgrammar
+
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.engines.vllm import validation
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
+
+CHAT = "/v1/chat/completions"
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+HANGS = "[a]{7}"
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    ask = [{"role": "user", "content": "hi"}]
+    return {"model": "demo", "messages": ask, "max_tokens": 12, **fields}
+
+
+class Checks:
+    """vLLM's own check of a grammar: in which threads it ran; one regular expression hangs."""
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+        self.release = threading.Event()
+        self._check = backend_xgrammar.validate_xgrammar_grammar
+
+    def __call__(self, params: SamplingParams) -> None:
+        self.threads.append(threading.current_thread().name)
+        assert params.structured_outputs is not None
+        if params.structured_outputs.regex == HANGS:
+            self.release.wait(30)
+        self._check(params)
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Checks]:
+    checks = Checks()
+    monkeypatch.setattr(backend_xgrammar, "validate_xgrammar_grammar", checks)
+    yield checks
+    checks.release.set()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"json": SCHEMA}},
+        {"structured_outputs": {"choice": ["yes", "no"]}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": SCHEMA},
+            }
+        },
+    ],
+    ids=["json", "choice", "response_format"],
+)
+async def test_a_grammar_is_checked_once_and_not_on_the_event_loop(
+    vllm_daemon: Running, checks: Checks, fields: dict[str, Any]
+) -> None:
+    async with vllm_daemon.http() as http:
+        answer = await http.post(CHAT, json=asking(n=2, **fields))
+
+    assert checks.threads == ["grammars-demo"]
+    for choice in answer.json()["choices"]:
+        text = choice["message"]["content"]
+        assert text in ("yes", "no") or json.loads(text)["ok"] in (True, False)
+
+
+async def test_several_prompts_share_a_grammar(vllm_daemon: Running, checks: Checks) -> None:
+    body = {"model": "demo", "prompt": ["a", "b", "c"], "max_tokens": 4}
+    async with vllm_daemon.http() as http:
+        answer = await http.post(
+            "/v1/completions", json={**body, "structured_outputs": {"choice": ["yes", "no"]}}
+        )
+
+    assert {choice["text"] for choice in answer.json()["choices"]} <= {"yes", "no"}
+    assert checks.threads == ["grammars-demo"] * 3
+
+
+async def test_a_grammar_that_is_none_is_the_clients_error(vllm_daemon: Running) -> None:
+    async with vllm_daemon.http() as http:
+        answer = await http.post(CHAT, json=asking(structured_outputs={"regex": "(a"}))
+
+    assert answer.status_code == 400
+    assert "regex" in answer.json()["error"]["message"]
+
+
+async def test_hanging_checks_are_refused_and_others_are_served(
+    vllm_daemon: Running, checks: Checks
+) -> None:
+    hostile = asking(structured_outputs={"regex": HANGS})
+    ordinary = asking(structured_outputs={"regex": "[ab]{3}"})
+    async with vllm_daemon.http() as http:
+        hanging = [
+            asyncio.create_task(http.post(CHAT, json=hostile)) for _ in range(validation.THREADS)
+        ]
+        while len(checks.threads) < validation.THREADS:
+            await asyncio.sleep(0.01)
+        queued = await http.post(CHAT, json=ordinary)
+        for task in hanging:
+            error = (await task).json()["error"]
+            assert ((await task).status_code, error["code"]) == (400, "grammar_too_complex")
+        at_once = await http.post(CHAT, json=ordinary)
+        plain = await http.post(CHAT, json=asking())
+        for refused in (queued, at_once):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "grammar_busy")
+        assert at_once.headers["retry-after"] == "10"
+        assert plain.status_code == 200
+
+        checks.release.set()
+        async with asyncio.timeout(10):
+            while (again := await http.post(CHAT, json=ordinary)).status_code == 503:
+                await asyncio.sleep(0.05)
+        assert again.status_code == 200
+
+
+async def test_a_schema_that_overflows_the_usual_stack_does_no_harm(vllm_daemon: Running) -> None:
+    names = [f"{number:x}" for number in range(3000)]
+    links = {name: {"items": {"$ref": f"#/$defs/{after}"}} for name, after in pairwise(names)}
+    schema = {"$defs": {**links, names[-1]: {"type": "string"}}, "$ref": "#/$defs/0"}
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json=schema))
+    llm = vllm_daemon.daemon.fleet.supervisors[EngineName("demo")].engine._llm
+    config = SimpleNamespace(
+        model_config=llm.model_config,
+        structured_outputs_config=SimpleNamespace(backend="guidance"),
+    )
+    check = validation.GrammarCheck("deep")
+
+    await check.check(params, config, llm.tokenizer)
+
+    assert params.structured_outputs._backend == "guidance"
+    check.close()

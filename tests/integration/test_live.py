@@ -1,0 +1,138 @@
+"""What may change while the daemon runs: `infer-daemon reload` and SIGHUP; and the stories."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from infer_daemon.cli import main
+from infer_daemon.settings.load import load
+from infer_daemon.settings.state_folder import StateFolder
+from infer_daemon.tenancy.registry import key_hash
+from tests.integration.running import KEY, SIM, Running, error_of
+
+Capture = pytest.CaptureFixture[str]
+
+TENANT = f'[tenants.acme]\nkey_hashes = ["{key_hash(KEY)}"]\n'
+
+
+class Live(Running):
+    """A daemon with a file of its own, which can be changed."""
+
+    def __init__(self, folder: StateFolder, file: Path) -> None:
+        self.file = file
+        self.write()
+        super().__init__(load(file), folder, reread=lambda: load(file))
+
+    def write(self, *, tenant: str = "", more: str = "") -> None:
+        """Another file, with more about the tenant or anything else."""
+        self.file.write_text(f"{SIM}\n{TENANT}{tenant}\n{more}\n")
+
+
+@pytest.fixture
+async def live(folder: StateFolder, short_dir: Path) -> AsyncGenerator[Live, None]:
+    with folder.locked():
+        running = Live(folder, short_dir / "daemon.toml")
+        await running.open(ready=True)
+        yield running
+        await running.close()
+
+
+async def command(running: Running, *argv: str) -> int:
+    """Run a command that finds this daemon by its state folder."""
+    return await asyncio.to_thread(main, [*argv, "--state-dir", str(running.folder.root)])
+
+
+async def test_a_new_limit_holds_at_once_and_running_requests_go_on(
+    live: Live, capsys: Capture
+) -> None:
+    async with live.streaming() as events:
+        await events.next()
+        live.write(tenant="limits.max_concurrency = 1")
+        assert await command(live, "reload") == 0
+        assert "applied: $.tenants.acme.limits.max_concurrency" in capsys.readouterr().out
+        await events.next()
+        # The one that runs was let in before there was a limit, and counts for none.
+        assert (await live.post("/v1/completions", {"model": "echo", "prompt": "a"})).is_success
+        async with live.streaming():
+            refused = await live.post("/v1/completions", {"model": "echo", "prompt": "a"})
+        assert refused.status_code == 429
+        assert error_of(refused)["code"] == "concurrency_limit_exceeded"
+        assert int(refused.headers["Retry-After"]) >= 1
+
+
+async def test_a_key_that_was_taken_out_is_not_valid_any_more(live: Live) -> None:
+    other = TENANT.replace(key_hash(KEY), key_hash("sk-new"))
+    live.file.write_text(f"{SIM}\n{other}")
+    assert await command(live, "reload") == 0
+
+    body = {"model": "echo", "prompt": "a"}
+    assert (await live.post("/v1/completions", body)).status_code == 401
+    new = {"Authorization": "Bearer sk-new"}
+    assert (await live.http.post("/v1/completions", json=body, headers=new)).status_code == 200
+
+
+async def test_a_bad_file_changes_nothing_and_says_why(live: Live, capsys: Capture) -> None:
+    live.write(tenant="weight = -1\nlimits.max_queued = 0", more="[scheduling]\nnonsense = 1")
+    assert await command(live, "reload") == 1
+    told = capsys.readouterr().err
+
+    assert "$.tenants.acme.weight" in told
+    assert "$.tenants.acme.limits.max_queued" in told
+    assert "$.scheduling.nonsense" in told
+    assert (await live.post("/v1/completions", {"model": "echo", "prompt": "a"})).is_success
+
+
+async def test_what_needs_a_restart_is_told_and_left_as_it_was(live: Live, capsys: Capture) -> None:
+    live.write(tenant="weight = 2", more="[daemon]\ndrain_timeout_s = 7")
+    assert await command(live, "reload") == 0
+    told = " ".join(capsys.readouterr().out.split())
+
+    assert "applied: $.tenants.acme.weight" in told
+    assert "needs a restart: $.daemon.drain_timeout_s" in told
+
+
+async def test_a_window_is_changed_under_running_requests(live: Live) -> None:
+    text = live.file.read_text()
+    live.file.write_text(text.replace("max_num_seqs = 4", "max_num_seqs = 4\nwindow.seqs = 2"))
+    assert await command(live, "reload") == 0
+
+    state = live.daemon.view.state()
+    assert state["pools"]["echo"]["windows"]["a"]["seqs_max"] == 2  # type: ignore[index]
+
+
+async def test_a_story_says_what_happened_to_a_request(live: Live, capsys: Capture) -> None:
+    answer = await live.post("/v1/completions", {"model": "echo", "prompt": "a b", "max_tokens": 2})
+    assert await command(live, "story", answer.json()["id"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    order = ["accepted: completions", "authenticated as acme", "routed to echo", "admitted as"]
+    order += ["rendered, 2 prompt tokens", "granted a", "first output", "settled: ok"]
+
+    assert sorted(order, key=told.index) == order
+    assert f"id={answer.headers['x-request-id']}" in told
+
+
+async def test_the_story_of_a_request_that_waits_is_told_too(live: Live, capsys: Capture) -> None:
+    async with live.streaming() as events:
+        await events.next()
+        [request_id] = live.daemon.recorder._open
+        assert await command(live, "story", request_id, "--json") == 0
+        story = json.loads(capsys.readouterr().out)
+
+        assert story["request"]["outcome"] is None
+        assert story["events"][0][1] == "accepted: completions"
+
+
+async def test_the_story_of_a_stranger_is_not_known(live: Live, capsys: Capture) -> None:
+    assert await command(live, "story", "0" * 24) == 1
+    assert "no request of the last ones has this id" in capsys.readouterr().err
+    assert await command(live, "story", "../state") == 1
+
+
+async def test_a_daemon_without_a_file_has_nothing_to_read_again(
+    running: Running, capsys: Capture
+) -> None:
+    assert await command(running, "reload") == 1
+    assert "was started without a file" in capsys.readouterr().err

@@ -1,0 +1,289 @@
+"""Limits under crowds, through everything but the sockets, on virtual time: never too many, nobody
+refused without need, and `Retry-After` can be trusted."""
+
+import asyncio
+import itertools
+from collections import Counter
+
+import pytest
+
+from infer_daemon.domain.errors import (
+    DaemonError,
+    LimitReached,
+    PromptTooLong,
+    QueueFull,
+    RateLimited,
+    TooManyInFlight,
+    TooManyQueued,
+    WouldWaitTooLong,
+)
+from infer_daemon.domain.jobs import Tier
+from tests.conftest import MakeSettings
+from tests.inside import Inside
+
+pytestmark = pytest.mark.looptime(noop_cycles=5)
+
+ENGINE = """
+[engines.a]
+kind = "sim"
+model = "echo"
+max_num_seqs = 8
+sim = { step_ms = 10 }
+[models.echo]
+engines = ["a"]
+"""
+TOKENS = 20
+"""An answer takes a little over 0.2 s, so the engine ends 40 a second."""
+
+
+def limited(
+    settings_of: MakeSettings, limits: str, *, of: str = "limits", more: str = ""
+) -> Inside:
+    """The daemon with these limits; one party's, or everybody's."""
+    return Inside(settings_of(f"{more}\n[{of}]\n{limits}\n{ENGINE}"))
+
+
+async def outcome(inside: Inside, **fields: object) -> str:
+    """How one request ends: "ok" or the code of its refusal."""
+    options = {"prompt": "w " * TOKENS, "max_tokens": TOKENS, "ignore_eos": True, **fields}
+    try:
+        await inside.whole(**options)
+    except DaemonError as error:
+        return error.code
+    return "ok"
+
+
+@pytest.mark.parametrize("of", ["limits", "models.echo.limits", "tenants.acme.limits"])
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ("requests_per_minute = 100", "rate_limit_exceeded"),
+        ("max_concurrency = 100", "concurrency_limit_exceeded"),
+        ("max_queued = 100", "queue_limit_exceeded"),
+        (f"input_tokens_per_minute = {100 * TOKENS}", "rate_limit_exceeded"),
+        (f"output_tokens_per_minute = {100 * TOKENS}", "rate_limit_exceeded"),
+    ],
+)
+async def test_of_200_that_come_at_once_exactly_100_are_let_in(
+    settings_of: MakeSettings, limits: str, code: str, of: str
+) -> None:
+    async with limited(settings_of, limits, of=of).running() as inside:
+        endings = Counter(await asyncio.gather(*(outcome(inside) for _ in range(200))))
+
+        assert endings == {"ok": 100, code: 100}
+
+
+async def test_a_request_that_has_ended_stands_in_nobodys_way(settings_of: MakeSettings) -> None:
+    async with limited(settings_of, "max_concurrency = 1\nmax_queued = 1").running() as inside:
+        assert [await outcome(inside) for _ in range(20)] == ["ok"] * 20
+
+
+async def test_output_that_was_reserved_and_not_used_is_put_back(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "output_tokens_per_minute = 1000"
+    async with limited(settings_of, limits).running() as inside:
+        # Each may generate 500 and ends after 3.
+        endings = [await outcome(inside, prompt="a b c", max_tokens=500, ignore_eos=False)] * 30
+
+        assert endings == ["ok"] * 30
+
+
+async def test_what_a_cancelled_request_has_reserved_is_given_back(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "max_concurrency = 10\nmax_queued = 10\noutput_tokens_per_minute = 5000"
+    async with limited(settings_of, limits).running() as inside:
+        for _ in range(5):
+            tasks = [asyncio.create_task(outcome(inside, max_tokens=500)) for _ in range(10)]
+            await asyncio.sleep(0.3)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+        assert await outcome(inside, max_tokens=500) == "ok"
+
+
+class Polite:
+    """Clients that come again when they were told to, one request after the other."""
+
+    def __init__(self, inside: Inside, retries_by_header: bool) -> None:
+        self._inside = inside
+        self._retries_by_header = retries_by_header
+        self._numbers = itertools.count()
+        self.let_in = 0
+        self.retried = 0
+        self.let_in_at_first_retry = 0
+
+    async def client(self, number: int, until_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        retries = 0
+        while loop.time() < until_s:
+            head = {"connection": number}
+            if self._retries_by_header:
+                head |= {"connection": next(self._numbers), "is_retry": retries > 0}
+            try:
+                options = {"prompt": "w " * TOKENS, "max_tokens": TOKENS, "ignore_eos": True}
+                await self._inside.whole(head=head, **options)
+            except (LimitReached, QueueFull) as error:
+                self.retried += retries == 1
+                retries += 1
+                await asyncio.sleep(error.retry_after_s or 0)
+            else:
+                self.let_in += 1
+                self.retried += retries == 1
+                self.let_in_at_first_retry += retries == 1
+                retries = 0
+
+
+@pytest.mark.parametrize("by_header", [True, False], ids=["pooled", "own-connections"])
+@pytest.mark.parametrize(
+    ("limits", "more"),
+    [
+        ("requests_per_minute = 600", ""),
+        (f"output_tokens_per_minute = {600 * TOKENS}", ""),
+        ("max_concurrency = 12", ""),
+        ("max_queued = 10", ""),
+        ("", "[scheduling]\nqueue_len_max = 10\n"),
+    ],
+    ids=["requests", "tokens", "concurrency", "queued", "queue"],
+)
+async def test_clients_that_obey_retry_after_are_let_in_at_their_first_retry(
+    settings_of: MakeSettings, limits: str, more: str, by_header: bool
+) -> None:
+    """100 of them want four times as much as the limit allows, for two minutes."""
+    async with limited(settings_of, limits, more=more).running() as inside:
+        clients = Polite(inside, by_header)
+        async with asyncio.TaskGroup() as group:
+            for number in range(100):
+                group.create_task(clients.client(number, until_s=120.0))
+
+        print(clients.let_in, clients.retried, clients.let_in_at_first_retry)
+        assert clients.retried > 100
+        assert clients.let_in_at_first_retry >= 0.9 * clients.retried
+
+
+async def test_a_class_above_the_tenants_is_lowered_and_told(settings_of: MakeSettings) -> None:
+    async with Inside(settings_of(ENGINE)).running() as inside:
+        answer = await inside.ask(prompt="a", head={"priority": "critical"})
+        assert answer.headers["x-infer-priority"] == "interactive"
+
+        answer = await inside.ask(prompt="a", service_tier="flex")
+        assert answer.headers["x-infer-priority"] == "batch"
+
+
+async def test_a_tenant_may_use_its_models_and_is_told_which(settings_of: MakeSettings) -> None:
+    settings = settings_of(ENGINE + '[models.other]\nengines = ["a"]\n[tenants.solo]\n'
+                           'key_hashes = []\nuids = [4711]\nmodels = ["other"]')  # fmt: skip
+    async with Inside(settings).running() as inside:
+        with pytest.raises(DaemonError, match=r"no model 'echo'; there is: other$"):
+            await inside.ask(key=None, prompt="a", head={"uid": 4711})
+        await inside.ask(key=None, model="other", prompt="a", head={"uid": 4711})
+
+
+async def test_a_wait_that_would_be_too_long_is_refused_at_once(settings_of: MakeSettings) -> None:
+    async with Inside(settings_of(ENGINE)).running() as inside:
+        loop = asyncio.get_running_loop()
+        crowd = [asyncio.create_task(outcome(inside, max_tokens=200)) for _ in range(400)]
+        await asyncio.sleep(20)
+        begun_s = loop.time()
+        with pytest.raises(WouldWaitTooLong) as caught:
+            await inside.ask(prompt="a", head={"deadline_ms": "500"}, key="sk-acme")
+        assert loop.time() == begun_s
+        assert caught.value.retry_after_s is not None
+        assert caught.value.retry_after_s > 1
+        for task in crowd:
+            task.cancel()
+        await asyncio.wait(crowd)
+
+
+async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(
+    settings_of: MakeSettings,
+) -> None:
+    async with limited(settings_of, "max_prompt_tokens = 5").running() as inside:
+        with pytest.raises(PromptTooLong, match="has 6 tokens, it may have 5"):
+            await inside.ask(prompt="a b c d e f", max_tokens=1)
+
+
+async def test_output_is_clamped_and_told(settings_of: MakeSettings) -> None:
+    async with limited(settings_of, "max_output_tokens = 3").running() as inside:
+        answer = await inside.ask(prompt="a b c d e f", max_tokens=6)
+
+        assert answer.headers["x-infer-clamped"] == "max_tokens=3"
+        body = await inside.whole(prompt="a b c d e f", max_tokens=6)
+        assert body["usage"]["completion_tokens"] == 3
+        assert body["choices"][0]["finish_reason"] == "length"
+
+
+async def test_a_chat_loses_its_oldest_turns_where_that_is_wanted(
+    settings_of: MakeSettings,
+) -> None:
+    limits = 'max_prompt_tokens = 6\ntoo_long_chat = "drop_oldest_turns"'
+    turns = [
+        {"role": "system", "content": "be brief"},
+        *({"role": "user", "content": f"question {n}"} for n in range(9)),
+    ]
+    async with limited(settings_of, limits).running() as inside:
+        answer = await inside.ask("chat", messages=turns, max_tokens=3)
+        assert answer.headers["x-infer-truncated"] == "turns=7 tokens=14"
+
+        with pytest.raises(PromptTooLong, match="last turn alone has"):
+            await inside.ask("chat", messages=[{"role": "user", "content": "w " * 7}])
+
+
+async def test_a_completions_prompt_keeps_its_tail_where_that_is_wanted(
+    settings_of: MakeSettings,
+) -> None:
+    limits = 'max_prompt_tokens = 3\ntoo_long_text = "keep_tail"'
+    async with limited(settings_of, limits).running() as inside:
+        answer = await inside.ask(prompt="a b c d e f", max_tokens=3)
+        body = await inside.whole(prompt="a b c d e f", max_tokens=3)
+
+        assert answer.headers["x-infer-truncated"] == "tokens=3"
+        assert body["usage"]["prompt_tokens"] == 3
+
+
+async def test_limits_are_told_as_openais_clients_know_them(settings_of: MakeSettings) -> None:
+    limits = "requests_per_minute = 60\noutput_tokens_per_minute = 6000"
+    async with limited(settings_of, limits, of="tenants.acme.limits").running() as inside:
+        answer = await inside.ask(prompt="a", max_tokens=1)
+        assert answer.headers["x-ratelimit-limit-requests"] == "60"
+        assert answer.headers["x-ratelimit-remaining-requests"] == "59"
+        assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+        assert answer.headers["x-ratelimit-limit-tokens"] == "6000"
+
+        asked = (inside.ask(prompt="a") for _ in range(60))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        [refusal] = [answer for answer in answers if isinstance(answer, RateLimited)]
+        assert refusal.message.startswith("tenant acme may use 60 requests per minute")
+        assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_tenants_do_not_use_up_each_others_limits(settings_of: MakeSettings) -> None:
+    limits = "requests_per_minute = 1"
+    async with limited(settings_of, limits, of="tenants.acme.limits").running() as inside:
+        assert await outcome(inside) == "ok"
+        assert await outcome(inside) == "rate_limit_exceeded"
+        assert await outcome(inside, key="sk-globex") == "ok"
+
+
+async def test_classes_are_kept_apart_while_the_engine_is_full(settings_of: MakeSettings) -> None:
+    """Batch work that came first waits for interactive work that came later."""
+    async with Inside(settings_of(ENGINE)).running() as inside:
+        ended: list[str] = []
+
+        async def client(tier: Tier) -> None:
+            await outcome(inside, service_tier={"batch": "flex"}.get(tier, "default"))
+            ended.append(tier)
+
+        tasks = [asyncio.create_task(client(Tier.BATCH)) for _ in range(40)]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(client(Tier.INTERACTIVE)) for _ in range(40)]
+        await asyncio.wait(tasks)
+
+        assert ended[:48].count("interactive") >= 36
+
+
+@pytest.mark.parametrize("refusal", [TooManyInFlight, TooManyQueued])
+def test_a_tenants_own_limit_is_told_from_the_daemons(refusal: type[DaemonError]) -> None:
+    assert (refusal.status, QueueFull.status) == (429, 503)

@@ -1,0 +1,98 @@
+"""What a request says of itself, and what it may not."""
+
+import pytest
+
+from infer_daemon.admission import asks
+from infer_daemon.domain.errors import ClientError
+from infer_daemon.domain.jobs import Tier
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "tier"),
+    [
+        (None, {}, None),
+        (None, {"service_tier": "auto"}, None),
+        (None, {"service_tier": None}, None),
+        (None, {"service_tier": "default"}, Tier.INTERACTIVE),
+        (None, {"service_tier": "priority"}, Tier.CRITICAL),
+        (None, {"service_tier": "flex"}, Tier.BATCH),
+        ("critical", {"service_tier": "flex"}, Tier.CRITICAL),
+        (" Batch ", {}, Tier.BATCH),
+    ],
+)
+def test_a_class_is_named_by_header_or_body_and_the_header_wins(
+    header: str | None, body: dict[str, object], tier: Tier | None
+) -> None:
+    assert asks.tier(header, body) == tier
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("", {}),
+        ("urgent", {}),
+        ("0", {}),
+        ("critical, batch", {}),
+        (None, {"service_tier": "scale"}),
+        (None, {"service_tier": 1}),
+        (None, {"service_tier": ["priority"]}),
+        (None, {"service_tier": {}}),
+    ],
+)
+def test_a_class_that_does_not_exist_is_refused_by_name(
+    header: str | None, body: dict[str, object]
+) -> None:
+    with pytest.raises(ClientError, match=r"critical|priority") as caught:
+        asks.tier(header, body)
+    assert caught.value.param in ("x-priority", "service_tier")
+
+
+@pytest.mark.parametrize(("header", "seconds"), [(None, None), ("1", 0.001), (" 2500 ", 2.5)])
+def test_a_deadline_is_so_many_milliseconds_from_now(
+    header: str | None, seconds: float | None
+) -> None:
+    assert asks.deadline_s(header) == seconds
+
+
+@pytest.mark.parametrize(
+    "header", ["", "0", "-5", "1.5", "soon", "1e3", "٣", "99999999999999999999", "86400001"]
+)
+def test_a_deadline_in_the_past_or_the_absurd_future_is_refused(header: str) -> None:
+    with pytest.raises(ClientError, match="milliseconds"):
+        asks.deadline_s(header)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ({"max_output_tokens": 9}, 9),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": "5"}, None),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": None}, None),
+    ],
+)
+def test_a_length_is_read_where_the_endpoints_have_it(
+    body: dict[str, object], tokens: int | None
+) -> None:
+    assert asks.output_tokens(body) == tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        ({"prompt": "abc"}, 3),
+        ({"prompt": ["ab", "c"]}, 3),
+        ({"prompt": [1, 2, 3]}, 0),
+        ({"prompt": [[1, 2], [3]]}, 0),
+        ({"input": "abcd"}, 4),
+        ({"messages": [{"content": "ab"}, {"content": [{"text": "c"}, {"image_url": {}}]}]}, 3),
+        ({"messages": [{"content": None}, 7, {}], "system": "xy"}, 2),
+        ({"messages": "abc", "instructions": {"a": 1}}, 3),
+    ],
+)
+def test_all_text_counts_and_nothing_else(body: dict[str, object], length: int) -> None:
+    assert asks.text_bytes(body) == length

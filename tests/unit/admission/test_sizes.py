@@ -1,0 +1,85 @@
+"""How long prompts and answers may be."""
+
+import pytest
+
+from infer_daemon.admission.sizes import Sizes
+from infer_daemon.domain.errors import OutputTooLong, PromptTooLong
+from infer_daemon.settings.schema import LimitsSection
+
+NO_LIMITS = LimitsSection()
+
+
+def test_the_strictest_of_all_parties_holds() -> None:
+    tenant = LimitsSection(max_prompt_tokens=100, max_output_tokens=50)
+    model = LimitsSection(max_prompt_tokens=80, max_output_tokens=60)
+    sizes = Sizes([tenant, model, NO_LIMITS], 2048)
+
+    assert (sizes.prompt_tokens, sizes.output_tokens, sizes.context_tokens) == (80, 50, 2048)
+
+
+def test_a_prompt_may_be_as_long_as_allowed_and_not_one_token_longer() -> None:
+    sizes = Sizes([LimitsSection(max_prompt_tokens=80)], 2048)
+    sizes.refuse_prompt(80)
+
+    with pytest.raises(PromptTooLong, match="81 tokens, it may have 80"):
+        sizes.refuse_prompt(81)
+
+
+def test_the_absurd_is_refused_by_its_length_in_characters() -> None:
+    sizes = Sizes([NO_LIMITS], 100)
+    sizes.refuse_absurd(6400)
+
+    with pytest.raises(PromptTooLong, match="6401 characters"):
+        sizes.refuse_absurd(6401)
+
+
+def test_nothing_is_absurd_while_no_engine_has_said_what_it_takes() -> None:
+    Sizes([NO_LIMITS], None).refuse_absurd(10**9)
+
+
+@pytest.mark.parametrize(
+    ("limits", "planned", "asked", "expected"),
+    [
+        (NO_LIMITS, 500, 500, 500),
+        (NO_LIMITS, 500, None, 500),
+        (LimitsSection(max_output_tokens=64), 500, 500, 64),
+        (LimitsSection(max_output_tokens=64), 500, None, 64),
+        (LimitsSection(default_output_tokens=32), 500, None, 32),
+        (LimitsSection(default_output_tokens=32), 500, 500, 500),
+        (LimitsSection(default_output_tokens=32, max_output_tokens=16), 500, None, 16),
+        (LimitsSection(max_context_tokens=120), 500, 500, 20),
+        (LimitsSection(max_context_tokens=100), 500, 500, 1),
+        (LimitsSection(output_tokens_per_minute=300), 500, 500, 150),
+    ],
+)
+def test_an_answer_is_cut_to_what_is_allowed(
+    limits: LimitsSection, planned: int, asked: int | None, expected: int
+) -> None:
+    assert Sizes([limits], 2048).output(100, planned, asked, seqs=2) == expected
+
+
+def test_too_much_output_is_refused_where_the_party_wants_that() -> None:
+    limits = LimitsSection(max_output_tokens=64, over_max_output="refuse")
+    sizes = Sizes([limits], 2048)
+    sizes.refuse_output(64)
+
+    with pytest.raises(OutputTooLong, match="65 output tokens, it may have 64"):
+        sizes.refuse_output(65)
+    Sizes([LimitsSection(max_output_tokens=64)], 2048).refuse_output(65)
+
+
+def test_the_tenants_word_on_too_long_prompts_counts_before_the_models() -> None:
+    tenant = LimitsSection(too_long_chat="reject")
+    model = LimitsSection(too_long_chat="drop_oldest_turns", too_long_text="keep_tail")
+    sizes = Sizes([tenant, model], 2048)
+
+    assert (sizes.too_long_chat, sizes.too_long_text) == ("reject", "keep_tail")
+
+
+def test_a_prompt_that_is_cut_leaves_room_for_its_answer() -> None:
+    sizes = Sizes([LimitsSection(max_output_tokens=50)], 200)
+
+    assert sizes.prompt_room(None) == 199
+    assert sizes.prompt_room(40) == 160
+    assert sizes.prompt_room(400) == 150
+    assert Sizes([NO_LIMITS], None).prompt_room(5) is None

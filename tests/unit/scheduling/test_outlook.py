@@ -1,0 +1,125 @@
+"""What somebody who waits has to expect."""
+
+import pytest
+
+from infer_daemon.domain.jobs import JobId, Tier, WindowLimits
+from infer_daemon.scheduling.core import Core
+from infer_daemon.scheduling.outlook import expected_wait_s, prospect, snapshot
+from infer_daemon.scheduling.policy import Policy
+from tests.conftest import MakeJob
+from tests.unit.scheduling.events import A, finish, open_engine
+
+INTERACTIVE = Tier.INTERACTIVE
+
+
+@pytest.fixture
+def core(job: MakeJob) -> Core:
+    """Full, with a queue of ten jobs of 100 units each, and seen to do 100 units a second."""
+    core = Core(Policy(queue_len_max=99, weights={"gold": 3.0}))
+    open_engine(core, 1)
+    core.submit(job("running", tenant="r"), 0)
+    for n in range(10):
+        core.submit(job(f"a{n}", tenant="a", prompt_tokens=98), 0)
+    for tenth in range(1, 1000):
+        core.token(JobId("running"), 5, tenth / 10)
+    return core
+
+
+def test_nobody_waits_where_there_is_room(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=9))
+    open_engine(core, 1)
+
+    assert expected_wait_s(core, "a", INTERACTIVE) == 0
+
+
+def test_nothing_is_foretold_while_the_pace_is_unknown(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=9))
+    open_engine(core, 1)
+    for name in ("j1", "j2"):
+        core.submit(job(name), 0)
+
+    assert expected_wait_s(core, "acme", INTERACTIVE) == 0
+
+
+def test_a_tenant_waits_for_its_own_work(core: Core) -> None:
+    assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(10, rel=0.02)
+
+
+def test_another_tenant_does_not_wait_for_that(core: Core) -> None:
+    assert expected_wait_s(core, "b", INTERACTIVE) == 0
+
+
+def test_beside_others_ones_own_work_takes_longer_but_never_than_all_together(
+    core: Core, job: MakeJob
+) -> None:
+    core.submit(job("b1", tenant="b", prompt_tokens=98), 0)
+    assert expected_wait_s(core, "b", INTERACTIVE) == pytest.approx(2, rel=0.02)
+    assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(11, rel=0.02)
+
+
+def test_a_larger_weight_waits_for_less_of_what_others_do(core: Core, job: MakeJob) -> None:
+    for n in range(6):
+        core.submit(job(f"g{n}", tenant="gold", prompt_tokens=98), 0)
+
+    assert expected_wait_s(core, "gold", INTERACTIVE) == pytest.approx(8, rel=0.02)
+
+
+def test_a_lower_class_waits_for_the_classes_above(core: Core) -> None:
+    assert expected_wait_s(core, "b", Tier.BATCH) == pytest.approx(10, rel=0.02)
+    assert expected_wait_s(core, "b", Tier.CRITICAL) == 0
+
+
+def test_who_may_go_further_into_a_window_finds_room_where_others_wait(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=99))
+    open_engine(core, 20)
+    core.submit(job("b", tenant="b"), 0)
+    for n in range(20):
+        core.submit(job(f"a{n}", tenant="a"), 0)
+    core.submit(job("c", tenant="c", tier=Tier.CRITICAL, seqs=20), 0)
+    for second in range(5):
+        core.token(JobId("a0"), 1, second)
+
+    assert expected_wait_s(core, "b", INTERACTIVE) > 0
+    assert expected_wait_s(core, "new", INTERACTIVE) == 0
+
+
+def test_a_waiting_job_knows_its_place_and_what_is_before_it(core: Core) -> None:
+    third = prospect(core, JobId("a2"))
+
+    assert third is not None
+    assert (third.position, third.wait_s) == (3, pytest.approx(2, rel=0.02))
+
+
+def test_who_does_not_wait_has_no_prospect(core: Core) -> None:
+    assert prospect(core, JobId("running")) is None
+    assert prospect(core, JobId("nobody")) is None
+
+
+def test_the_snapshot_says_who_waits_and_runs_where(core: Core) -> None:
+    shown = snapshot(core)
+
+    assert (shown["waiting"], shown["running"]) == (10, 1)
+    assert shown["service_per_s"] == pytest.approx(100, rel=0.02)
+    classes, windows = shown["classes"], shown["windows"]
+    assert isinstance(classes, dict)
+    assert isinstance(windows, dict)
+    assert classes["interactive"]["a"]["waiting"] == 10
+    assert classes["interactive"]["r"]["running"] == 1
+    assert classes["interactive"]["a"]["expected_wait_s"] == pytest.approx(10, rel=0.02)
+    assert (windows[A]["seqs"], windows[A]["seqs_max"]) == (1, 1)
+
+
+def test_looking_changes_nothing(core: Core) -> None:
+    before = snapshot(core)
+    prospect(core, JobId("a2"))
+
+    assert snapshot(core) == before
+    assert finish(core, "running") == ["a0"]
+
+
+def test_without_an_engine_there_is_nothing_to_wait_for(core: Core) -> None:
+    core.resize(A, None, 0)
+
+    assert expected_wait_s(core, "b", INTERACTIVE) == 0
+    assert not core.waiting
+    core.resize(A, WindowLimits(seqs=1), 0)
