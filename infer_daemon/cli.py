@@ -38,9 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         code: int = arguments.run(arguments)
-    except (SettingsError, StateFolderError) as error:
+    except SettingsError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    except StateFolderError as error:
+        print(error, file=sys.stderr)
+        return FAILED  # another daemon may end: a service manager is to try again
     except BrokenPipeError:
         return OK
     return code
@@ -195,7 +198,7 @@ def _keys(arguments: argparse.Namespace) -> int:
         print(f"for [tenants.{arguments.tenant}], added to what is there:")
         print(f'key_hashes = ["{key_hash(key)}"]')
         return OK
-    settings = load.load(arguments.config)
+    settings = load.load(arguments.config, keys.Unset(os.environ))
     if arguments.action == "list":
         from infer_daemon import tables
 

@@ -17,6 +17,7 @@ from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import Places, Rate
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.domain.errors import (
+    FanoutTooLarge,
     LimitReached,
     QueueFull,
     RateLimited,
@@ -124,6 +125,11 @@ class Admission:
             applicant.body, bytes_max=limits.grammar_bytes_max, regex_len_max=limits.regex_len_max
         )
         # 3. Its text is not absurdly long, nor is what it asks for.
+        if record.endpoint in asks.GENERATING:
+            fanout = asks.generations(applicant.body)
+            if fanout > limits.fanout_max:
+                most = limits.fanout_max
+                raise FanoutTooLarge(f"one request may ask for at most {most} generations")
         ticket = self._ticket(record, applicant, now_s)
         ticket.sizes.refuse_absurd(asks.text_bytes(applicant.body))
         if ticket.asked_output_tokens is not None:

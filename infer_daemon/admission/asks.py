@@ -73,6 +73,14 @@ def output_tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
+def generations(body: Mapping[str, Any]) -> int:
+    """How many answers a request wants: `n` times its prompts."""
+    n, prompts = body.get("n"), body.get("prompt")
+    is_list = isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list)
+    times = n if isinstance(n, int) and n > 0 else 1
+    return times * (len(prompts) if is_list and isinstance(prompts, list) else 1)
+
+
 def text_bytes(body: Mapping[str, Any]) -> int:
     """Length of all text that would be tokenised, in characters. Not a token count: it tells the
     absurd from the possible."""

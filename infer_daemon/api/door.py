@@ -40,6 +40,8 @@ class Door(web.Server):
             max_line_size=limits.header_bytes_max,
             max_field_size=limits.header_bytes_max,
             lingering_time=1.0,
+            # A body that cannot be unpacked would be a traceback in the log, for anybody to cause.
+            auto_decompress=False,
         )
         self._limits = limits
 

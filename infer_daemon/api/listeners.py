@@ -6,7 +6,10 @@ import shutil
 import socket
 import ssl
 import stat
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -36,25 +39,37 @@ class Runner(web.AppRunner):
         return Door(await super()._make_server(), self._limits)
 
 
-class InheritedUnixSite(web.BaseSite):
-    """Listens on a Unix socket that is already bound; the library knows only those of TCP."""
+    def tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
+        """For asyncio's `create_server`: who shakes hands too slowly is as slow as any sender."""
+        if tls is None:
+            return {}
+        return {"ssl": tls, "ssl_handshake_timeout": self._limits.send_timeout_s}
 
-    def __init__(self, runner: Runner, inherited: socket.socket) -> None:
+
+class Site(web.BaseSite):
+    """Listens in ways that the library's own sites do not know."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        name: str,
+        create: Callable[[web.Server], Awaitable[asyncio.AbstractServer]],
+    ) -> None:
         super().__init__(runner, backlog=BACKLOG)
-        self._socket = inherited
+        self._name = name
+        self._create = create
 
     @property
     def name(self) -> str:
         """See `web.BaseSite`."""
-        return f"unix:{self._socket.getsockname()}"
+        return self._name
 
     async def start(self) -> None:
         """See `web.BaseSite`."""
         await super().start()
-        loop = asyncio.get_running_loop()
         server = self._runner.server
         assert server is not None, "the runner was set up"
-        self._server = await loop.create_unix_server(server, sock=self._socket)
+        self._server = await self._create(server)
 
 
 async def runner(app: web.Application, limits: ListenSection) -> Runner:
@@ -67,13 +82,13 @@ async def runner(app: web.Application, limits: ListenSection) -> Runner:
 async def inherit(app_runner: Runner, inherited: socket.socket, tls: ssl.SSLContext | None) -> str:
     """Listen on a socket that the service manager opened. Returns how to log it."""
     inherited.setblocking(False)
-    site: web.BaseSite
-    if inherited.family == socket.AF_UNIX:
-        site = InheritedUnixSite(app_runner, inherited)
-    else:
-        site = web.SockSite(app_runner, inherited, ssl_context=tls, backlog=BACKLOG)
-    await site.start()
-    return str(inherited.getsockname())
+    loop, name = asyncio.get_running_loop(), str(inherited.getsockname())
+    create = partial(loop.create_unix_server, sock=inherited)
+    if inherited.family != socket.AF_UNIX:
+        options = app_runner.tls_options(tls)
+        create = partial(loop.create_server, sock=inherited, backlog=BACKLOG, **options)
+    await Site(app_runner, name, create).start()
+    return name
 
 
 def tls_context(certificate: str, key: str) -> ssl.SSLContext | None:
@@ -100,7 +115,10 @@ async def listen_tcp(
     Raises:
         AddressInUse: the port is taken, or is not ours to take.
     """
-    site = web.TCPSite(app_runner, host, port, ssl_context=tls, backlog=BACKLOG)
+    loop = asyncio.get_running_loop()
+    options = app_runner.tls_options(tls)
+    create = partial(loop.create_server, host=host, port=port, backlog=BACKLOG, **options)
+    site = Site(app_runner, f"{host}:{port}", create)
     try:
         await site.start()
     except OSError as error:

@@ -11,7 +11,13 @@ from aiohttp import BodyPartReader, web
 
 from infer_daemon.api import fields
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import BodyTooLarge, DaemonError, MalformedBody, SentTooSlowly
+from infer_daemon.domain.errors import (
+    BodyTooLarge,
+    DaemonError,
+    EncodedBody,
+    MalformedBody,
+    SentTooSlowly,
+)
 from infer_daemon.request_path import Body
 from infer_daemon.settings.schema import ListenSection
 
@@ -47,8 +53,10 @@ async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSect
     """Read and decode a request's body.
 
     Raises:
-        BodyTooLarge, MalformedBody, SentTooSlowly, ClientError: as they say.
+        BodyTooLarge, EncodedBody, MalformedBody, SentTooSlowly, ClientError: as they say.
     """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise EncodedBody
     try:
         async with asyncio.timeout(limits.send_timeout_s):
             if endpoint in _UPLOADS:

@@ -13,6 +13,7 @@
     │   ├── MethodNotAllowed        405 method_not_allowed
     │   ├── SentTooSlowly           408 request_timeout
     │   ├── BodyTooLarge            413 body_too_large
+    │   ├── EncodedBody             415 unsupported_encoding
     │   ├── HeaderTooLarge          431 header_too_large
     │   └── MalformedRequest        400 malformed_request
     ├── Rejected                    503: never entered a queue
@@ -148,6 +149,13 @@ class BodyTooLarge(ClientError):
 
     status = 413
     code = "body_too_large"
+
+
+class EncodedBody(ClientError):
+    """Bodies are taken as they are, without Content-Encoding."""
+
+    status = 415
+    code = "unsupported_encoding"
 
 
 class SentTooSlowly(ClientError):

@@ -158,5 +158,6 @@ def _rejection(reason: RejectReason) -> DaemonError:
             return ModelNotReady(retry_after_s=10)
         case RejectReason.NEVER_FITS:
             return FanoutTooLarge(
-                "n is larger than the number of sequences that an engine of this model may hold"
+                "n is larger than the number of sequences that an engine of this model may hold at "
+                "once"
             )

@@ -50,7 +50,7 @@ async def say(running: Running, text: str | bytes) -> tuple[int, dict[str, str]]
         (f"{HEAD}Content-Length: -1\r\n\r\n", 400, "malformed_request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed_request"),
         (f"{HEAD}Content-Length: 2\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n{{}}",
-         400, "invalid_json"),
+         415, "unsupported_encoding"),
     ],
 )  # fmt: skip
 async def test_what_is_no_request_or_comes_too_slowly_is_told_so_and_the_door_closes(

@@ -96,3 +96,20 @@ def test_a_length_is_read_where_the_endpoints_have_it(
 )
 def test_all_text_counts_and_nothing_else(body: dict[str, object], length: int) -> None:
     assert asks.text_bytes(body) == length
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        ({}, 1),
+        ({"n": 3}, 3),
+        ({"prompt": "a", "n": 3}, 3),
+        ({"prompt": ["a", "b"], "n": 3}, 6),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [], "n": "many"}, 1),
+        ({"n": -1}, 1),
+    ],
+)
+def test_generations_are_n_times_the_prompts(body: dict[str, object], count: int) -> None:
+    assert asks.generations(body) == count
