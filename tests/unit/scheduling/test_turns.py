@@ -187,10 +187,27 @@ def test_nobody_passes_who_is_too_far_ahead(core: Core, job: MakeJob) -> None:
     core.submit(job("a1", tenant="a"), 0)
     core.submit(job("a2", tenant="a", seqs=3), 0)
     core.submit(job("b1", tenant="b"), 0)
-    core.token(JobId("b1"), 8200, 0)
+    core.token(JobId("a1"), 1, 0)
+    core.token(JobId("b1"), 8202, 0)
 
     assert core.submit(job("b2", tenant="b"), 0) == []
     assert granted(core.token(JobId("a1"), 20, 0)) == ["b2"]
+    core.check()
+
+
+def test_whoever_was_too_far_back_to_be_looked_at_is_when_others_were_served(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 6)
+    for tenant in "abcde":
+        core.submit(job(f"{tenant}1", tenant=tenant), 0)
+        core.token(JobId(f"{tenant}1"), 1, 0)
+    core.token(JobId("e1"), 50, 0)
+    for tenant in "abcd":
+        core.submit(job(f"{tenant}2", tenant=tenant, seqs=6), 0)
+    assert core.submit(job("small", tenant="e"), 0) == []
+
+    assert granted(core.token(JobId("a1"), 100, 0)) == ["small"]
     core.check()
 
 
