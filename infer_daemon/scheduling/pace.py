@@ -1,7 +1,5 @@
 """How fast waiting work is done: service per second, measured while there was any. Pure."""
 
-import math
-
 MEMORY_S = 10.0
 KNOWN_AFTER_S = 1.0
 """Less says nothing: the first moments of a backlog are all prefill."""
@@ -20,11 +18,13 @@ class Pace:
         last_s, self._last_s = self._last_s, now_s if is_backlogged else None
         if not is_backlogged or last_s is None:
             return
-        # A pause is soon forgotten, and so is a clock that jumped.
-        spent_s = min(MEMORY_S, max(0.0, now_s - last_s))
-        decay = math.exp(-spent_s / MEMORY_S)
-        self._service = self._service * decay + service
-        self._time_s = self._time_s * decay + spent_s
+        if now_s > last_s:
+            # A pause is soon forgotten, and so is a clock that jumped.
+            spent_s = min(MEMORY_S, now_s - last_s)
+            decay = MEMORY_S / (MEMORY_S + spent_s)
+            self._service *= decay
+            self._time_s = self._time_s * decay + spent_s
+        self._service += service
 
     @property
     def service_per_s(self) -> float | None:

@@ -35,13 +35,16 @@ class Need:
 
 
 def need_of(job: Job, output_tokens: int, kv_block_tokens: int) -> Need:
-    """What a job is expected to take that generates `output_tokens` per sequence.
+    """What a job is expected to take that generates `output_tokens` per sequence."""
+    kv_tokens = _kv_tokens(job, output_tokens, kv_block_tokens)
+    return Need(job.seqs, kv_tokens, job.prompt_tokens or 1)
 
-    Each sequence counts its prompt: whether `n` sequences share its blocks is the engine's affair.
-    """
-    prompt_tokens = job.prompt_tokens or 1
-    blocks = -(-(prompt_tokens + output_tokens) // kv_block_tokens)
-    return Need(job.seqs, job.seqs * blocks * kv_block_tokens, prompt_tokens)
+
+def _kv_tokens(job: Job, output_tokens: int, kv_block_tokens: int) -> int:
+    """Each sequence counts its prompt: whether `n` sequences share its blocks is the engine's
+    affair."""
+    blocks = -(-((job.prompt_tokens or 1) + output_tokens) // kv_block_tokens)
+    return job.seqs * blocks * kv_block_tokens
 
 
 class Window:
@@ -79,8 +82,8 @@ class Window:
         prompt_tokens = job.prompt_tokens or 1
         if self.prefill_tokens and self.prefill_tokens + prompt_tokens > prefill_tokens:
             return False
-        need = need_of(job, output_tokens, self.limits.kv_block_tokens)
-        return not self.kv_tokens or self.kv_tokens + need.kv_tokens <= kv_tokens
+        needed = _kv_tokens(job, output_tokens, self.limits.kv_block_tokens)
+        return not self.kv_tokens or self.kv_tokens + needed <= kv_tokens
 
     @property
     def open_from(self) -> int:
