@@ -40,6 +40,8 @@ class Core(State):
         if len(self.waiting) >= self.policy.queue_len_max:
             return [Reject(job.id, RejectReason.QUEUE_FULL)]
         waiting = self._join_line(job)
+        if self.lines[job.tier, job.tenant].first is not waiting:
+            return []  # whose turn it is concerns the first of each line only
         if not self.is_room_kept and not self.fits(waiting):
             return []  # it changes nothing for anybody else
         return self._fill(now_s)
@@ -49,20 +51,14 @@ class Core(State):
         running = self.running.get(job_id)
         if running is None:
             return []
-        job, batch_was = running.job, self.batch_share.level
-        fairness = self.fairness[job.tier]
-        was_first = job.tenant in fairness.waiting and fairness.first == job.tenant
-        self._charge(job, self.policy.output_weight * count)
-        is_first = running.generated == 0
-        running.generated += count
-        if running.generated > running.output_tokens * job.seqs:
-            self._expect_more(running)
-        self._keep_pace(running, count, now_s, is_first=is_first)
-        if is_first:
-            if (window := self.windows.get(running.engine)) is not None:
-                window.read(running.need.prefill_tokens)
-            running.need.prefill_tokens = 0
+        job, fairness = running.job, self.fairness[running.job.tier]
+        if not running.generated:
+            self._first_token(running, now_s)
+            self._count(running, count, now_s)
             return self._fill(now_s)
+        batch_was = self.batch_share.level
+        was_first = job.tenant in fairness.waiting and fairness.first == job.tenant
+        self._count(running, count, now_s)
         if batch_was is not self.batch_share.level:
             return self._fill(now_s)
         if was_first and (self.is_room_kept or fairness.first != job.tenant):
@@ -76,7 +72,7 @@ class Core(State):
             job = running.job
             self.estimates.learn(job.tenant, job.model, -(-running.generated // job.seqs))
         if running is not None and not running.generated:
-            self._keep_pace(running, 0, now_s, is_first=True)
+            self._note_prompt(running, now_s)
         return self.cancel(job_id, now_s)
 
     def cancel(self, job_id: JobId, now_s: float) -> list[Decision]:
@@ -219,15 +215,25 @@ class Core(State):
         if job.tier is not BATCH and self.fairness[BATCH].waiting:
             self.batch_share.others_served(service, self.policy.batch_share_min)
 
-    def _keep_pace(
-        self, running: Running, output_tokens: int, now_s: float, *, is_first: bool
-    ) -> None:
-        """The prompt counts when it is done, and not when it went in: that is charged much sooner
-        than it is worked on."""
-        service = self.policy.output_weight * output_tokens
-        if is_first:
-            service += self.policy.input_weight * running.job.prompt_tokens
+    def _first_token(self, running: Running, now_s: float) -> None:
+        if (window := self.windows.get(running.engine)) is not None:
+            window.read(running.need.prefill_tokens)
+        running.need.prefill_tokens = 0
+        self._note_prompt(running, now_s)
+
+    def _note_prompt(self, running: Running, now_s: float) -> None:
+        """The prompt counts for the pace when it is done: it is charged when it goes in, which is
+        long before."""
+        service = self.policy.input_weight * running.job.prompt_tokens
         self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
+
+    def _count(self, running: Running, count: int, now_s: float) -> None:
+        service = self.policy.output_weight * count
+        self._charge(running.job, service)
+        self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
+        running.generated += count
+        if running.generated > running.output_tokens * running.job.seqs:
+            self._expect_more(running)
 
     def _expect_more(self, running: Running) -> None:
         """It is longer than was expected. Room is counted twice as far, so that this is rare; until
