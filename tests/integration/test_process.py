@@ -124,11 +124,11 @@ def test_a_port_that_is_taken_is_an_error_with_exit_code_1(root: Path, folder: S
     assert "engine_state" not in stdout
 
 
-def test_a_state_folder_that_is_in_use_is_an_error_with_exit_code_2(
+def test_a_state_folder_that_is_in_use_is_an_error_with_exit_code_1(
     root: Path, folder: StateFolder
 ) -> None:
     with folder.locked(), closing(Process(root, folder)) as process:
         _, stderr = process.popen.communicate()
 
-    assert process.popen.returncode == 2
+    assert process.popen.returncode == 1
     assert "another daemon" in stderr
