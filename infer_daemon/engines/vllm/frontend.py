@@ -13,7 +13,8 @@ from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import SchemaValidator
 from starlette.datastructures import State, UploadFile
 from starlette.responses import Response, StreamingResponse
 from vllm.entrypoints.anthropic.protocol import (
@@ -39,6 +40,7 @@ from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.vllm import errors
 from infer_daemon.engines.vllm.counting import TokenCounter
+from infer_daemon.engines.vllm.requests import is_long, validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class _Route:
     handler: str
     """Attribute of the state that `init_app_state` fills."""
     method: str
-    request: TypeAdapter[Any]
+    request: SchemaValidator
     by_alias: bool = False
     exclude_none: bool = False
     takes_upload: bool = False
@@ -56,53 +58,53 @@ class _Route:
 
 _ROUTES: dict[Endpoint, _Route] = {
     Endpoint.CHAT: _Route(
-        "openai_serving_chat", "create_chat_completion", TypeAdapter(ChatCompletionRequest)
+        "openai_serving_chat", "create_chat_completion", validator(ChatCompletionRequest)
     ),
     Endpoint.COMPLETIONS: _Route(
-        "openai_serving_completion", "create_completion", TypeAdapter(CompletionRequest)
+        "openai_serving_completion", "create_completion", validator(CompletionRequest)
     ),
     Endpoint.RESPONSES: _Route(
         "openai_serving_responses",
         "create_responses",
-        TypeAdapter(ResponsesRequest),
+        validator(ResponsesRequest),
         by_alias=True,
     ),
     Endpoint.MESSAGES: _Route(
         "anthropic_serving_messages",
         "create_messages",
-        TypeAdapter(AnthropicMessagesRequest),
+        validator(AnthropicMessagesRequest),
         exclude_none=True,
     ),
     Endpoint.COUNT_TOKENS: _Route(
         "anthropic_serving_messages",
         "count_tokens",
-        TypeAdapter(AnthropicCountTokensRequest),
+        validator(AnthropicCountTokensRequest),
         exclude_none=True,
     ),
-    Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", TypeAdapter(EmbeddingRequest)),
-    Endpoint.SCORE: _Route("serving_scores", "__call__", TypeAdapter(ScoreRequest)),
-    Endpoint.RERANK: _Route("serving_scores", "__call__", TypeAdapter(RerankRequest)),
+    Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", validator(EmbeddingRequest)),
+    Endpoint.SCORE: _Route("serving_scores", "__call__", validator(ScoreRequest)),
+    Endpoint.RERANK: _Route("serving_scores", "__call__", validator(RerankRequest)),
     Endpoint.CLASSIFY: _Route(
-        "serving_classification", "__call__", TypeAdapter(ClassificationRequest)
+        "serving_classification", "__call__", validator(ClassificationRequest)
     ),
-    Endpoint.POOLING: _Route("serving_pooling", "__call__", TypeAdapter(PoolingRequest)),
+    Endpoint.POOLING: _Route("serving_pooling", "__call__", validator(PoolingRequest)),
     Endpoint.TRANSCRIPTIONS: _Route(
         "openai_serving_transcription",
         "create_transcription",
-        TypeAdapter(TranscriptionRequest),
+        validator(TranscriptionRequest),
         takes_upload=True,
     ),
     Endpoint.TRANSLATIONS: _Route(
         "openai_serving_translation",
         "create_translation",
-        TypeAdapter(TranslationRequest),
+        validator(TranslationRequest),
         takes_upload=True,
     ),
     Endpoint.TOKENIZE: _Route(
-        "serving_tokenization", "create_tokenize", TypeAdapter(TokenizeRequest)
+        "serving_tokenization", "create_tokenize", validator(TokenizeRequest)
     ),
     Endpoint.DETOKENIZE: _Route(
-        "serving_tokenization", "create_detokenize", TypeAdapter(DetokenizeRequest)
+        "serving_tokenization", "create_detokenize", validator(DetokenizeRequest)
     ),
 }
 
@@ -134,7 +136,7 @@ class VllmFrontend:
         if call.upload is not None:
             body = {**body, "file": UploadFile(BytesIO(call.upload))}
         with _in_our_words():
-            request = route.request.validate_python(body)
+            request = await self._validated(route, body)
             if getattr(request, "use_beam_search", False):
                 raise NotSupported("beam search is not offered here", param="use_beam_search")
             if route.takes_upload:
@@ -152,8 +154,16 @@ class VllmFrontend:
     async def count_tokens(self, call: Call) -> int:
         """See `contract.Frontend.count_tokens`."""
         with _in_our_words():
-            request = _ROUTES[call.endpoint].request.validate_python(call.body)
+            request = await self._validated(_ROUTES[call.endpoint], call.body)
             return await self._counter.count(call.endpoint, request)
+
+    async def _validated(self, route: _Route, body: dict[str, Any]) -> Any:
+        """The body as vLLM's request, made in the renderer's thread if it takes long."""
+        if not is_long(body):
+            return route.request.validate_python(body)
+        executor = self._state.online_renderer.renderer._executor
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, route.request.validate_python, body)
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""Requests are made of bodies as vLLM makes them, but the first error of a list is the last."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+
+from infer_daemon.engines.vllm.requests import is_long, validator
+
+pytestmark = pytest.mark.vllm
+
+ASK = {"role": "user", "content": "hi"}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "hi"}] * 3}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "4"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatCompletionRequest, {"messages": [ASK, CALLED, RESULT, PARTS], "tools": [TOOL]}),
+        (ChatCompletionRequest, {"messages": [ASK], "logit_bias": {"5": 1}, "stop": ["a", "b"]}),
+        (ResponsesRequest, {"input": [ASK, {"type": "message", **ASK}]}),
+        (AnthropicMessagesRequest, {"messages": [ASK, PARTS], "max_tokens": 5}),
+        (EmbeddingRequest, {"input": [[1, 2], [3]]}),
+        (EmbeddingRequest, {"input": ["a", "b"]}),
+    ],
+)
+def test_a_request_is_the_same(kind: Any, body: dict[str, Any]) -> None:
+    body = {"model": "demo", **body}
+
+    ours = validator(kind).validate_python(body)
+    theirs = TypeAdapter(kind).validate_python(body)
+
+    assert type(ours) is type(theirs)
+    ids = {"request_id"}  # made up for each
+    assert ours.model_dump(exclude=ids) == theirs.model_dump(exclude=ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatCompletionRequest, {"messages": [{}] * 1000}),
+        (ChatCompletionRequest, {"messages": [ASK], "tools": [None] * 1000}),
+        (ChatCompletionRequest, {"messages": [ASK], "bad_words": [None] * 1000}),
+        (ChatCompletionRequest, {"messages": [ASK], "logit_bias": dict.fromkeys("abcdefgh")}),
+        (ResponsesRequest, {"input": [{}] * 1000}),
+        (AnthropicMessagesRequest, {"messages": [{}] * 1000, "max_tokens": 5}),
+        (EmbeddingRequest, {"input": [None] * 1000}),
+        (EmbeddingRequest, {"input": [[None] * 1000] * 1000}),
+    ],
+)
+def test_errors_are_as_many_as_one_wrong_item_makes(kind: Any, body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        validator(kind).validate_python({"model": "demo", **body})
+
+    assert caught.value.error_count() < 300
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"messages": [ASK] * 100, "prompt": "x" * 1_000_000}, False),
+        ({"messages": [ASK] * 300}, True),
+        ({"messages": [ASK, {"role": "user", "content": PARTS["content"] * 100}]}, True),
+        ({"input": [1] * 300}, True),
+        ({"messages": [7, None, {"content": 7}]}, False),
+    ],
+)
+def test_what_has_many_items_is_long(body: dict[str, Any], expected: bool) -> None:
+    assert is_long(body) is expected
