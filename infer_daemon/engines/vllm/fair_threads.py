@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
+from itertools import chain
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from infer_daemon.domain.record import CURRENT
@@ -34,13 +36,16 @@ class FairExecutor(Executor):
         need; 0 for the usual. Memory is taken only where it is used."""
         self._name = name
         self._stack_bytes = stack_bytes
-        self._idle = threading.Condition()
+        self._ready: SimpleQueue[bool] = SimpleQueue()
+        """One item for each piece of work, and one for each thread that is to end."""
+        self._lock = threading.Lock()
         self._queues: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         """Work that nobody has begun, by tenant; no empty queues. The next turn is that of the
         first, who then goes to the end."""
         self._since_s: dict[threading.Thread, float] = {}
         """Which threads are at work, and since when."""
         self._is_shut_down = False
+        self._threads = 0
         for _ in range(threads):
             self._start_thread()
 
@@ -49,24 +54,26 @@ class FairExecutor(Executor):
         record = CURRENT.get()
         tenant = record.tenant if record is not None else ""
         future: Future[_T] = Future()
-        with self._idle:
+        work = (future, partial(fn, *args, **kwargs))
+        with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            self._queues.setdefault(tenant, deque()).append((future, partial(fn, *args, **kwargs)))
-            self._idle.notify()
+            self._queues.setdefault(tenant, deque()).append(work)
+        self._ready.put(True)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """No more work is taken; threads end when what was taken is done. It is never waited for
         them, since one may hang."""
-        with self._idle:
+        with self._lock:
             self._is_shut_down = True
+            dropped = list(self._queues.values()) if cancel_futures else []
             if cancel_futures:
-                for queue in self._queues.values():
-                    for future, _ in queue:
-                        future.cancel()
                 self._queues.clear()
-            self._idle.notify_all()
+        for future, _ in chain.from_iterable(dropped):
+            future.cancel()
+        for _ in range(self._threads):
+            self._ready.put(False)
 
     def busy_for(self, longer_than_s: float) -> int:
         """How many threads have been at one piece of work for longer than this."""
@@ -76,17 +83,13 @@ class FairExecutor(Executor):
     def replace_stuck(self, after_s: float) -> None:
         """Start another thread for each that has been at one piece of work for so long. It ends
         itself, should that piece ever end."""
-        now_s = time.monotonic()
-        with self._idle:
-            stuck = [
-                thread for thread, since_s in self._since_s.items() if now_s - since_s > after_s
-            ]
-            for thread in stuck:
-                del self._since_s[thread]
-        for _ in stuck:
-            self._start_thread()
+        latest_s = time.monotonic() - after_s
+        for thread, since_s in list(self._since_s.items()):
+            if since_s < latest_s and self._since_s.pop(thread, None) is not None:
+                self._start_thread()
 
     def _start_thread(self) -> None:
+        self._threads += 1
         # The stack's size is a setting of the process that new threads take.
         with _start_lock:
             usual = threading.stack_size(self._stack_bytes)
@@ -115,14 +118,13 @@ class FairExecutor(Executor):
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         """Wait for work; None when there will be none."""
-        with self._idle:
-            while not self._queues:
-                if self._is_shut_down:
-                    return None
-                self._idle.wait()
-            tenant = next(iter(self._queues))
-            queue = self._queues.pop(tenant)
-            work = queue.popleft()
-            if queue:
-                self._queues[tenant] = queue
-            return work
+        while self._ready.get():
+            with self._lock:
+                if self._queues:
+                    tenant = next(iter(self._queues))
+                    queue = self._queues.pop(tenant)
+                    work = queue.popleft()
+                    if queue:
+                        self._queues[tenant] = queue
+                    return work
+        return None

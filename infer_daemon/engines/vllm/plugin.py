@@ -25,9 +25,8 @@ PARENT_ENV = "INFER_DAEMON_PARENT"
 that it starts itself."""
 
 STACK_BYTES = 64 * 1024 * 1024
-"""Stack of threads to come, of which some compile grammars: with the usual 8 MiB a schema of 32
-KiB, one long chain of references, was seen to end the process. Memory is taken only where it is
-used."""
+"""Stack of threads to come, of which some compile grammars: with the usual 8 MiB a schema of 32 KiB
+that is one chain of references was seen to end the process. Memory is taken where it is used."""
 
 
 def install() -> None:
