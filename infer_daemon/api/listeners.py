@@ -38,7 +38,6 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         return Door(await super()._make_server(), self._limits)
 
-
     def tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
         """For asyncio's `create_server`: who shakes hands too slowly is as slow as any sender."""
         if tls is None:
