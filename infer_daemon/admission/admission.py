@@ -71,6 +71,7 @@ class _Ticket:
     in_flight: list[Places] = field(default_factory=list)
     queued: list[Places] = field(default_factory=list)
     requests: list[Rate] = field(default_factory=list)
+    input_tokens: list[tuple[Rate, int]] = field(default_factory=list)
     output_tokens: list[tuple[Rate, int]] = field(default_factory=list)
     is_in: bool = False
     """Whether every check has been passed."""
@@ -182,7 +183,9 @@ class Admission:
                 record.told["x-infer-clamped"] = f"max_tokens={output_tokens}"
         now_s = record.clock()
         for account in ticket.accounts:
-            _reserve(account.input_tokens, prompt_tokens, "input", account, ticket, now_s)
+            if _reserve(account.input_tokens, prompt_tokens, "input", account, ticket, now_s):
+                assert account.input_tokens is not None
+                ticket.input_tokens.append((account.input_tokens, prompt_tokens))
             reserved = output_tokens * seqs
             if _reserve(account.output_tokens, reserved, "output", account, ticket, now_s):
                 assert account.output_tokens is not None
@@ -209,6 +212,9 @@ class Admission:
         if not ticket.is_in:
             for rate in ticket.requests:
                 rate.put_back(1, now_s)
+        if record.granted_s is None:
+            for rate, reserved in ticket.input_tokens:
+                rate.put_back(reserved, now_s)
         for rate, reserved in ticket.output_tokens:
             # Each call has reserved for itself; the request has used what it has used.
             share = reserved / sum(r for other, r in ticket.output_tokens if other is rate)

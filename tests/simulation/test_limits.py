@@ -89,6 +89,18 @@ async def test_output_that_was_reserved_and_not_used_is_put_back(
         assert endings == ["ok"] * 30
 
 
+async def test_a_request_that_one_limit_refuses_uses_up_nothing_of_another(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "input_tokens_per_minute = 100\noutput_tokens_per_minute = 50"
+    async with limited(settings_of, limits).running() as inside:
+        assert await outcome(inside, prompt="w " * 10, max_tokens=45) == "ok"
+        refused = [await outcome(inside, prompt="w " * 30, max_tokens=45) for _ in range(9)]
+        assert refused == ["rate_limit_exceeded"] * 9
+
+        assert await outcome(inside, prompt="w " * 80, max_tokens=2) == "ok"
+
+
 async def test_what_a_cancelled_request_has_reserved_is_given_back(
     settings_of: MakeSettings,
 ) -> None:
