@@ -8,14 +8,8 @@ from infer_daemon.domain.errors import ClientError
 from infer_daemon.domain.jobs import Tier
 
 DEADLINE_MAX_MS = 86_400_000
-_TIERS = {
-    "priority": Tier.CRITICAL,
-    "default": Tier.INTERACTIVE,
-    "auto": None,
-    "flex": Tier.BATCH,
-}
+_TIERS: dict[str, Tier | None] = {"auto": None, **{tier.service_tier: tier for tier in Tier}}
 """OpenAI's `service_tier`."""
-SERVICE_TIERS = {Tier.CRITICAL: "priority", Tier.INTERACTIVE: "default", Tier.BATCH: "flex"}
 _LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 GENERATING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
 

@@ -22,11 +22,21 @@ class Tier(StrEnum):
         """0 for the first to go."""
         return _RANKS[self]
 
+    @property
+    def service_tier(self) -> str:
+        """OpenAI's word for it."""
+        return _SERVICE_TIERS[self]
+
     def at_most(self, ceiling: "Tier") -> "Tier":
         """This class, or the ceiling where this one would be above it."""
         return max(self, ceiling, key=lambda tier: tier.rank)
 
 
+_SERVICE_TIERS = {
+    Tier.CRITICAL: "priority",
+    Tier.INTERACTIVE: "default",
+    Tier.BATCH: "flex",
+}
 _RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 

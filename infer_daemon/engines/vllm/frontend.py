@@ -184,6 +184,8 @@ def _in_our_words() -> Iterator[None]:
 async def _answer(result: Any, route: _Route) -> Reply | EventStream:
     """Any of the things that a handler may return, in our words."""
     if isinstance(result, BaseModel):
+        if hasattr(result, "service_tier"):
+            result.service_tier = _record().tier.service_tier
         text = result.model_dump_json(by_alias=route.by_alias, exclude_none=route.exclude_none)
         return Reply(text.encode())
     if isinstance(result, StreamingResponse):

@@ -1,0 +1,58 @@
+"""What admission does to a request, told by a real engine's answers."""
+
+import openai
+import pytest
+from harness import Running
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
+
+ASK = {"model": "demo", "messages": [{"role": "user", "content": "What does a 429 mean?"}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "echoed"),
+    [
+        ("priority", "critical", "priority"),
+        ("flex", "batch", "flex"),
+        ("auto", "interactive", "default"),
+    ],
+)
+async def test_the_class_that_was_used_is_told_in_a_header_and_in_the_answer(
+    client: openai.AsyncOpenAI, asked: str, used: str, echoed: str
+) -> None:
+    raw = await client.chat.completions.with_raw_response.create(
+        **ASK, max_tokens=2, service_tier=asked
+    )
+
+    assert raw.headers["x-infer-priority"] == used
+    assert raw.parse().service_tier == echoed
+
+
+async def test_a_long_chat_loses_its_oldest_turns_where_its_tenant_wants_that(
+    vllm_daemon: Running,
+) -> None:
+    turn = {"role": "user", "content": "Which models are there, and who may use them? " * 5}
+    reply = {"role": "assistant", "content": "demo and demo-small."}
+    messages = [{"role": "system", "content": "Be brief."}, *[turn, reply] * 60, ASK["messages"][0]]
+    async with openai.AsyncOpenAI(
+        base_url=f"{vllm_daemon.url}/v1", api_key="sk-demo-initech", max_retries=0
+    ) as initech:
+        raw = await initech.chat.completions.with_raw_response.create(
+            model="demo", messages=messages, max_tokens=20
+        )
+
+    told = dict(part.split("=") for part in raw.headers["x-infer-truncated"].split())
+    usage = raw.parse().usage
+    assert usage is not None
+    assert 0 < int(told["turns"]) < 60
+    assert usage.prompt_tokens + 20 <= 2048
+    assert usage.prompt_tokens > 1500  # no more was dropped than had to be
+
+
+async def test_the_same_chat_is_refused_with_both_numbers_where_it_does_not(
+    client: openai.AsyncOpenAI,
+) -> None:
+    messages = [{"role": "user", "content": "queue " * 3000}]
+    with pytest.raises(openai.BadRequestError, match="2048") as caught:
+        await client.chat.completions.create(model="demo", messages=messages, max_tokens=20)
+    assert caught.value.code == "context_length_exceeded"
