@@ -24,6 +24,7 @@ prefix cache. Dropped without a word, since clients that talk to vLLM may send t
 _MEDIA = frozenset(
     {"image_url", "audio_url", "video_url", "input_audio", "file_url", "file", "source"}
 )
+_CONTAINERS = (dict, list)
 _ODD = re.compile(r"[\\\s@\x00-\x1f]")
 
 
@@ -84,13 +85,19 @@ def _media_urls(body: dict[str, Any]) -> Iterator[tuple[str, str]]:
     open_values: list[Any] = [body]
     while open_values:
         value = open_values.pop()
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(item, dict | list):
-                open_values.append(item)
-            if name in _MEDIA:
-                url = item.get("url") if isinstance(item, dict) else item
-                if isinstance(url, str):
-                    yield name, url
+        if isinstance(value, dict):
+            if not _MEDIA.isdisjoint(value):
+                yield from _urls_in(value)
+            value = value.values()
+        open_values += [item for item in value if isinstance(item, _CONTAINERS)]
+
+
+def _urls_in(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in _MEDIA & fields.keys():
+        item = fields[name]
+        url = item.get("url") if isinstance(item, dict) else item
+        if isinstance(url, str):
+            yield name, url
 
 
 def depth(value: Any) -> int:
@@ -102,6 +109,6 @@ def depth(value: Any) -> int:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            if isinstance(inner, _CONTAINERS)
         ]
     return deepest

@@ -1,6 +1,7 @@
 """OpenAI's ways: the paths, the body's encoding and the shape of an error."""
 
 import asyncio
+import gc
 import math
 import socket
 import struct
@@ -45,6 +46,9 @@ PATHS: dict[str, Endpoint] = {
 _UPLOADS = (Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS)
 _decoder = msgspec.json.Decoder()
 PARTS_MAX = 64
+LARGE_BYTES = 131_072
+"""Bodies from this size on are decoded and looked through in a thread: a megabyte of small messages
+takes 15 ms."""
 _UCRED = struct.Struct("iII")
 """pid, uid, gid; see unix(7)."""
 
@@ -61,34 +65,50 @@ async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSect
         async with asyncio.timeout(limits.send_timeout_s):
             if endpoint in _UPLOADS:
                 body = await _read_form(request)
+                fields.refuse_strange_media(body.fields, limits.media_hosts)
             else:
-                body = await _read_json(request, limits.json_depth_max)
+                body = await _read_json(request, limits)
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(f"the body is larger than {limits.body_bytes_max} bytes") from error
     except TimeoutError as error:
         raise SentTooSlowly from error
     fields.refuse_what_is_not_ours(endpoint, body.fields)
-    fields.refuse_strange_media(body.fields, limits.media_hosts)
     return Body(fields.without_what_is_ours(body.fields), body.upload)
 
 
-async def _read_json(request: web.Request, depth_max: int) -> Body:
+async def _read_json(request: web.Request, limits: ListenSection) -> Body:
     try:
         raw = await request.read()
     except web.RequestPayloadError as error:
         raise MalformedBody(f"the body cannot be read: {error}") from error
     if not raw:
         raise MalformedBody("the body is empty")
+    if len(raw) < LARGE_BYTES:
+        return Body(_decoded(raw, limits))
+    return Body(await asyncio.to_thread(_decoded, raw, limits))
+
+
+def _decoded(raw: bytes, limits: ListenSection) -> dict[str, Any]:
+    """What the body says, if it is something to look at any further."""
+    # Collections would look at all that is decoded, over and over, and find nothing.
+    is_collecting = len(raw) >= LARGE_BYTES and gc.isenabled()
+    if is_collecting:
+        gc.disable()
     try:
         decoded = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from error
+    finally:
+        if is_collecting:
+            gc.enable()
     if not isinstance(decoded, dict):
         raise MalformedBody
+    depth_max = limits.json_depth_max
     # Counting brackets is cheap, and few of them cannot be deep.
     if raw.count(b"{") + raw.count(b"[") > depth_max and fields.depth(decoded) > depth_max:
         raise MalformedBody(f"the body is nested deeper than {depth_max} levels")
-    return Body(decoded)
+    fields.refuse_strange_media(decoded, limits.media_hosts)
+    return decoded
 
 
 async def _read_form(request: web.Request) -> Body:
