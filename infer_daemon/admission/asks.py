@@ -1,6 +1,6 @@
 """What a request asks for besides an answer: a class, a deadline, a length. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from infer_daemon.domain.endpoints import Endpoint
@@ -10,6 +10,7 @@ from infer_daemon.domain.jobs import Tier
 DEADLINE_MAX_MS = 86_400_000
 _TIERS: dict[str, Tier | None] = {"auto": None, **{tier.service_tier: tier for tier in Tier}}
 """OpenAI's `service_tier`."""
+_TEXTS = ("prompt", "input", "messages", "system", "instructions")
 _LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 GENERATING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
 
@@ -78,15 +79,17 @@ def generations(body: Mapping[str, Any]) -> int:
 def text_bytes(body: Mapping[str, Any]) -> int:
     """Length of all text that would be tokenised, in characters. Not a token count: it tells the
     absurd from the possible."""
-    return sum(map(len, _texts(body)))
+    return sum(_text_len(body.get(name)) for name in _TEXTS)
 
 
-def _texts(body: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("prompt", "input", "messages", "system", "instructions"):
-        value = body.get(name)
-        for item in value if isinstance(value, list) else [value]:
-            content = item.get("content") if isinstance(item, dict) else item
-            for part in content if isinstance(content, list) else [content]:
-                text = part.get("text") if isinstance(part, dict) else part
-                if isinstance(text, str):
-                    yield text
+def _text_len(value: Any) -> int:
+    """Of a string, a message, a part of one, or a list of any of these. Quick with long lists of
+    what is nothing of the kind: the event loop waits."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return _text_len(value.get("content")) + _text_len(value.get("text"))
+    if not isinstance(value, list):
+        return 0
+    strings = sum([len(item) for item in value if type(item) is str])
+    return strings + sum([_text_len(item) for item in value if type(item) is dict])

@@ -18,6 +18,7 @@ REPETITION_MAX = 1000
 """Most repetitions that a quantifier `{m,n}` may ask for."""
 REPETITIONS_NESTED_MAX = 10_000
 """Most repetitions that quantifiers inside each other may multiply to."""
+TOOLS_MAX = 1024
 TOOLS_TOGETHER = 8
 """All tools of a request may have this many times the bytes of one grammar. Agents send dozens of
 small ones."""
@@ -41,6 +42,9 @@ def refuse_large(body: dict[str, Any], *, bytes_max: int, regex_len_max: int) ->
     Raises:
         ClientError: names the field.
     """
+    count = len(body["tools"]) if isinstance(body.get("tools"), list) else 0
+    if count > TOOLS_MAX:  # looking at each would hold the event loop
+        raise ClientError(f"{count} tools, more than {TOOLS_MAX}", param="tools")
     for place, regex in _regexes(body):
         _refuse_large_regex(place, regex, regex_len_max)
     tools = list(_tools(body))

@@ -157,3 +157,10 @@ def test_what_is_small_or_no_grammar_is_left_to_the_front_end(body: dict[str, An
 )
 def test_repetitions_inside_each_other_multiply(regex: str, product: int) -> None:
     assert nested_repetitions(regex) == product
+
+
+def test_more_tools_than_anybody_has_are_refused_without_a_look_at_them() -> None:
+    with pytest.raises(ClientError, match="1025 tools, more than 1024") as caught:
+        refuse_large({"tools": [None] * 1025}, bytes_max=16_384, regex_len_max=1024)
+
+    assert caught.value.param == "tools"
