@@ -72,7 +72,8 @@ class _Ticket:
     queued: list[Places] = field(default_factory=list)
     requests: list[Rate] = field(default_factory=list)
     input_tokens: list[tuple[Rate, int]] = field(default_factory=list)
-    output_tokens: list[tuple[Rate, int]] = field(default_factory=list)
+    output_tokens: dict[Rate, int] = field(default_factory=dict)
+    """Of all its calls together."""
     is_in: bool = False
     """Whether every check has been passed."""
 
@@ -189,7 +190,8 @@ class Admission:
             reserved = output_tokens * seqs
             if _reserve(account.output_tokens, reserved, "output", account, ticket, now_s):
                 assert account.output_tokens is not None
-                ticket.output_tokens.append((account.output_tokens, reserved))
+                before = ticket.output_tokens.get(account.output_tokens, 0)
+                ticket.output_tokens[account.output_tokens] = before + reserved
         return output_tokens
 
     def sizes(self, record: RequestRecord) -> Sizes:
@@ -215,10 +217,8 @@ class Admission:
         if record.granted_s is None:
             for rate, reserved in ticket.input_tokens:
                 rate.put_back(reserved, now_s)
-        for rate, reserved in ticket.output_tokens:
-            # Each call has reserved for itself; the request has used what it has used.
-            share = reserved / sum(r for other, r in ticket.output_tokens if other is rate)
-            rate.put_back(max(0.0, reserved - share * record.completion_tokens), now_s)
+        for rate, reserved in ticket.output_tokens.items():
+            rate.put_back(max(0, reserved - record.completion_tokens), now_s)
 
     def headers(self, record: RequestRecord) -> dict[str, str]:
         """What a client is told of its limits, as OpenAI's clients know it."""
@@ -317,8 +317,8 @@ def _refuse_spent(account: Account, ticket: _Ticket, now_s: float) -> None:
 def _reserve(
     rate: Rate | None, amount: int, what: str, account: Account, ticket: _Ticket, now_s: float
 ) -> bool:
-    """Reserve; False if there is no such limit."""
-    if rate is None:
+    """Reserve; False if there is no such limit, or nothing to reserve."""
+    if rate is None or not amount:
         return False
     wait_s = rate.reserve(amount, ticket.visitor, now_s)
     if wait_s is not None:

@@ -101,6 +101,13 @@ async def test_a_request_that_one_limit_refuses_uses_up_nothing_of_another(
         assert await outcome(inside, prompt="w " * 80, max_tokens=2) == "ok"
 
 
+async def test_embeddings_are_not_held_to_a_limit_on_output(settings_of: MakeSettings) -> None:
+    async with limited(settings_of, "output_tokens_per_minute = 1").running() as inside:
+        for _ in range(3):
+            body = await inside.whole(endpoint="embeddings", input=["a b", "c"])
+            assert len(body["data"]) == 2
+
+
 async def test_what_a_cancelled_request_has_reserved_is_given_back(
     settings_of: MakeSettings,
 ) -> None:
