@@ -155,6 +155,7 @@ class RequestPath:
         # 1. authenticate: who asks?
         tenant = self._tenants.authenticate(ask.key, ask.uid)
         record.tenant = tenant.name
+        record.ttft_objective_s = tenant.ttft_objective_s
         record.authenticated_s = record.clock()
         # 2. admit: may it come in at all?
         if self.is_draining:

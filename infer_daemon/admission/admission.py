@@ -7,7 +7,7 @@ way.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from infer_daemon.admission import asks
@@ -16,15 +16,8 @@ from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import Places, Rate
 from infer_daemon.admission.sizes import Sizes
-from infer_daemon.domain.errors import (
-    FanoutTooLarge,
-    LimitReached,
-    QueueFull,
-    RateLimited,
-    TooManyInFlight,
-    TooManyQueued,
-    WouldWaitTooLong,
-)
+from infer_daemon.admission.ticket import Ticket
+from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
@@ -58,26 +51,6 @@ class Applicant:
     """Longest prompt and output of the model; None while no engine has said."""
 
 
-@dataclass(slots=True)
-class _Ticket:
-    """What one request has reserved."""
-
-    visitor: Visitor
-    accounts: tuple[Account, ...]
-    sizes: Sizes
-    is_generating: bool
-    asked_output_tokens: int | None
-    taken_s: float
-    in_flight: list[Places] = field(default_factory=list)
-    queued: list[Places] = field(default_factory=list)
-    requests: list[Rate] = field(default_factory=list)
-    input_tokens: list[tuple[Rate, int]] = field(default_factory=list)
-    output_tokens: dict[Rate, int] = field(default_factory=dict)
-    """Of all its calls together."""
-    is_in: bool = False
-    """Whether every check has been passed."""
-
-
 class Admission:
     """Keeps the accounts of every tenant, every model and the daemon."""
 
@@ -95,7 +68,7 @@ class Admission:
         self._queues = {
             name: Places(self._scheduling.queue_len_max, is_queue=True) for name in outlooks
         }
-        self._tickets: dict[str, _Ticket] = {}
+        self._tickets: dict[str, Ticket] = {}
         self.change(settings)
 
     def change(self, settings: Settings) -> None:
@@ -138,27 +111,13 @@ class Admission:
             ticket.sizes.refuse_output(ticket.asked_output_tokens)
         self._tickets[record.id] = ticket
         # 4. Few enough are being answered.
-        for account in ticket.accounts:
-            _take(account.in_flight, ticket.in_flight, account, ticket, TooManyInFlight, now_s)
+        ticket.take_flight(now_s)
         # 5. Few enough are waiting.
-        for account in ticket.accounts:
-            _take(account.queued, ticket.queued, account, ticket, TooManyQueued, now_s)
-        queue = self._queues[applicant.pool]
-        if (wait_s := queue.take(ticket.visitor, now_s)) is not None:
-            raise QueueFull(retry_after_s=wait_s)
-        ticket.queued.append(queue)
+        ticket.take_queues(self._queues[applicant.pool], now_s)
         # 6. Not too many in a minute, and none of the minute's tokens are used up.
-        for account in ticket.accounts:
-            _reserve_request(account, ticket, now_s)
-            _refuse_spent(account, ticket, now_s)
+        ticket.take_request(now_s)
         # 7. Its turn would come in time.
-        wait_s = self._outlooks[applicant.pool].expected_wait_s(record.tenant, record.tier)
-        if now_s + CAUTION * wait_s > record.deadline_s:
-            raise WouldWaitTooLong(
-                f"the expected wait is {wait_s:.1f} s, the request may wait "
-                f"{record.deadline_s - record.accepted_s:.1f} s",
-                retry_after_s=wait_s,
-            )
+        self._refuse_late(record, ticket, now_s)
         ticket.is_in = True
         record.note(f"admitted as {record.tier}")
 
@@ -170,10 +129,13 @@ class Admission:
 
         Raises:
             PromptTooLong: 8. with both numbers.
-            RateLimited: 9. the minute's tokens are used up.
+            WouldWaitTooLong: 9. so many came while it was rendered that its turn comes too late.
+            RateLimited: 10. the minute's tokens are used up.
         """
         ticket = self._tickets[record.id]
+        now_s = record.clock()
         ticket.sizes.refuse_prompt(prompt_tokens)
+        self._refuse_late(record, ticket, now_s)
         output_tokens = output_tokens_max
         if ticket.is_generating and output_tokens_max:
             output_tokens = ticket.sizes.output(
@@ -182,16 +144,7 @@ class Admission:
             asked = ticket.asked_output_tokens
             if asked is not None and output_tokens < min(asked, output_tokens_max):
                 record.told["x-infer-clamped"] = f"max_tokens={output_tokens}"
-        now_s = record.clock()
-        for account in ticket.accounts:
-            if _reserve(account.input_tokens, prompt_tokens, "input", account, ticket, now_s):
-                assert account.input_tokens is not None
-                ticket.input_tokens.append((account.input_tokens, prompt_tokens))
-            reserved = output_tokens * seqs
-            if _reserve(account.output_tokens, reserved, "output", account, ticket, now_s):
-                assert account.output_tokens is not None
-                before = ticket.output_tokens.get(account.output_tokens, 0)
-                ticket.output_tokens[account.output_tokens] = before + reserved
+        ticket.take_tokens(prompt_tokens, output_tokens * seqs, now_s)
         return output_tokens
 
     def sizes(self, record: RequestRecord) -> Sizes:
@@ -200,25 +153,17 @@ class Admission:
 
     def granted(self, record: RequestRecord) -> None:
         """The request waits no longer: its places among those who wait are free."""
-        ticket = self._tickets[record.id]
-        _leave(ticket.queued, ticket, record.clock())
+        self._tickets[record.id].leave_queues(record.clock())
 
     def settle(self, record: RequestRecord) -> None:
         """The request is over: give back what it has reserved and not used."""
         ticket = self._tickets.pop(record.id, None)
-        if ticket is None:
-            return
-        now_s = record.clock()
-        _leave(ticket.queued, ticket, now_s)
-        _leave(ticket.in_flight, ticket, now_s)
-        if not ticket.is_in:
-            for rate in ticket.requests:
-                rate.put_back(1, now_s)
-        if record.granted_s is None:
-            for rate, reserved in ticket.input_tokens:
-                rate.put_back(reserved, now_s)
-        for rate, reserved in ticket.output_tokens.items():
-            rate.put_back(max(0, reserved - record.completion_tokens), now_s)
+        if ticket is not None:
+            ticket.give_back(
+                record.clock(),
+                was_granted=record.granted_s is not None,
+                completion_tokens=record.completion_tokens,
+            )
 
     def headers(self, record: RequestRecord) -> dict[str, str]:
         """What a client is told of its limits, as OpenAI's clients know it."""
@@ -240,11 +185,11 @@ class Admission:
     def check(self) -> None:
         """Assert that nothing is taken that no open request holds; tests call it."""
         for name, places in self._queues.items():
-            held = sum(ticket.queued.count(places) for ticket in self._tickets.values())
+            held = sum(ticket.holds(places) for ticket in self._tickets.values())
             assert places.taken == held, f"pool {name} counts {places.taken} waiting, holds {held}"
         for account in (self._daemon, *self._tenants.values(), *self._models.values()):
             if (flight := account.in_flight) is not None:
-                held = sum(ticket.in_flight.count(flight) for ticket in self._tickets.values())
+                held = sum(ticket.holds(flight) for ticket in self._tickets.values())
                 assert flight.taken == held, f"{account.owner} counts {flight.taken}, holds {held}"
 
     def _classify(self, record: RequestRecord, applicant: Applicant) -> None:
@@ -260,7 +205,16 @@ class Admission:
         record.due_s = min(record.deadline_s, record.accepted_s + objective_s)
         record.told["x-infer-priority"] = record.tier.value
 
-    def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> _Ticket:
+    def _refuse_late(self, record: RequestRecord, ticket: Ticket, now_s: float) -> None:
+        wait_s = self._outlooks[ticket.pool].expected_wait_s(record.tenant, record.tier)
+        if now_s + CAUTION * wait_s > record.deadline_s:
+            raise WouldWaitTooLong(
+                f"the expected wait is {wait_s:.1f} s, the request may wait "
+                f"{record.deadline_s - record.accepted_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+
+    def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> Ticket:
         accounts = (
             self._tenants.setdefault(
                 f"tenant {record.tenant}", Account("", LimitsSection(), now_s)
@@ -269,68 +223,15 @@ class Admission:
             self._daemon,
         )
         is_generating = record.endpoint in asks.GENERATING
-        return _Ticket(
+        return Ticket(
             visitor=applicant.visitor,
+            pool=applicant.pool,
             taken_s=now_s,
             accounts=accounts,
             sizes=Sizes([a.limits for a in accounts], applicant.context_tokens),
             is_generating=is_generating,
             asked_output_tokens=asks.output_tokens(applicant.body) if is_generating else None,
         )
-
-
-def _leave(taken: list[Places], ticket: _Ticket, now_s: float) -> None:
-    while taken:
-        taken.pop().leave(now_s, ticket.taken_s)
-
-
-def _take(
-    places: Places | None,
-    taken: list[Places],
-    account: Account,
-    ticket: _Ticket,
-    refusal: type[LimitReached],
-    now_s: float,
-) -> None:
-    if places is None:
-        return
-    wait_s = places.take(ticket.visitor, now_s)
-    if wait_s is not None:
-        what = (refusal.__doc__ or "").strip().rstrip(".")
-        raise refusal(f"{what} ({account.owner}: at most {places.limit})", retry_after_s=wait_s)
-    taken.append(places)
-
-
-def _reserve_request(account: Account, ticket: _Ticket, now_s: float) -> None:
-    if _reserve(account.requests, 1, "request", account, ticket, now_s):
-        assert account.requests is not None
-        ticket.requests.append(account.requests)
-
-
-def _refuse_spent(account: Account, ticket: _Ticket, now_s: float) -> None:
-    """Cheaper now than after rendering: a rate of which nothing is left will not be enough then."""
-    for rate, what in ((account.input_tokens, "input"), (account.output_tokens, "output")):
-        if rate is not None and rate.left(now_s) < 1:
-            _reserve(rate, 1, what, account, ticket, now_s)
-
-
-def _reserve(
-    rate: Rate | None, amount: int, what: str, account: Account, ticket: _Ticket, now_s: float
-) -> bool:
-    """Reserve; False if there is no such limit, or nothing to reserve."""
-    if rate is None or not amount:
-        return False
-    wait_s = rate.reserve(amount, ticket.visitor, now_s)
-    if wait_s is not None:
-        unit = "requests" if what == "request" else f"{what} tokens"
-        error = RateLimited(
-            f"{account.owner} may use {rate.per_minute} {unit} per minute: "
-            f"{int(rate.left(now_s))} left, {amount} needed",
-            retry_after_s=wait_s,
-        )
-        error.type = "requests" if what == "request" else "tokens"
-        raise error
-    return True
 
 
 def _changed(

@@ -45,6 +45,8 @@ class RequestRecord:
     engine: str = ""
     stream: bool = False
     tier: Tier = Tier.INTERACTIVE
+    ttft_objective_s: float | None = None
+    """Its tenant's, if it has one."""
     due_s: float = 0.0
     """When its tenant would like the answer to begin."""
     deadline_s: float = 0.0

@@ -44,6 +44,12 @@ class Metrics:
             ("model", "engine", "tenant", "outcome", "code"),
             registry=registry,
         )
+        self._objective = Counter(
+            "infer_ttft_objective_total",
+            "Requests of tenants with a TTFT objective, by whether their first token came in time",
+            ("model", "tenant", "kept"),
+            registry=registry,
+        )
         self._prompt_tokens = Counter(
             "infer_prompt_tokens_total", "Prompt tokens", _LABELS, registry=registry
         )
@@ -106,6 +112,7 @@ class Metrics:
             self._stage.labels(stage).observe(seconds)
         if "wait" in stages_s:
             self._queue.labels(*labels).observe(stages_s["wait"])
+        self._count_objective(record)
         if record.granted_s is None:
             return
         self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
@@ -117,3 +124,13 @@ class Metrics:
         if record.completion_tokens > 1 and record.seqs == 1 and "stream" in stages_s:
             per_token_s = stages_s["stream"] / (record.completion_tokens - 1)
             self._tpot.labels(*labels).observe(per_token_s)
+
+    def _count_objective(self, record: RequestRecord) -> None:
+        """Whoever was refused, or went away, before the objective had passed says nothing of it."""
+        objective_s, settled_s = record.ttft_objective_s, record.settled_s
+        if objective_s is None or settled_s is None:
+            return
+        begun_s = settled_s if record.first_token_s is None else record.first_token_s
+        kept = begun_s - record.accepted_s <= objective_s
+        if record.first_token_s is not None or not kept:
+            self._objective.labels(record.model, record.tenant, str(kept).lower()).inc()

@@ -14,24 +14,43 @@ SAMPLES_MIN = 8
 QUANTILE = 0.9
 
 
-class Estimates:
-    """The last lengths of each tenant's answers from each model."""
+class _Lengths:
+    """The last lengths of one tenant's answers from one model."""
+
+    __slots__ = ("_ordered", "_recent", "expected")
 
     def __init__(self) -> None:
-        self._by_key: dict[tuple[str, str], tuple[deque[int], list[int]]] = {}
+        self._recent: deque[int] = deque()
+        self._ordered: list[int] = []
+        self.expected: int | None = None
+        """What nine of ten do not exceed; None until enough are known."""
 
-    def learn(self, tenant: str, model: str, output_tokens: int) -> None:
-        """An answer has ended by itself."""
-        recent, ordered = self._by_key.setdefault((tenant, model), (deque(), []))
+    def add(self, output_tokens: int) -> None:
+        recent, ordered = self._recent, self._ordered
         if len(recent) == SAMPLES:
             del ordered[bisect_left(ordered, recent.popleft())]
         recent.append(output_tokens)
         insort(ordered, output_tokens)
+        if len(ordered) >= SAMPLES_MIN:
+            self.expected = ordered[math.ceil(QUANTILE * len(ordered)) - 1]
+
+
+class Estimates:
+    """Of every tenant and model."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str], _Lengths] = {}
+
+    def learn(self, tenant: str, model: str, output_tokens: int) -> None:
+        """An answer has ended by itself."""
+        lengths = self._by_key.get((tenant, model))
+        if lengths is None:
+            lengths = self._by_key[tenant, model] = _Lengths()
+        lengths.add(output_tokens)
 
     def expected(self, tenant: str, model: str, output_tokens_max: int) -> int:
         """Output tokens that nine of ten answers do not exceed, at most `output_tokens_max`."""
-        found = self._by_key.get((tenant, model))
-        if found is None or len(found[1]) < SAMPLES_MIN:
+        lengths = self._by_key.get((tenant, model))
+        if lengths is None or lengths.expected is None:
             return output_tokens_max
-        ordered = found[1]
-        return min(output_tokens_max, ordered[math.ceil(QUANTILE * len(ordered)) - 1])
+        return min(output_tokens_max, lengths.expected)

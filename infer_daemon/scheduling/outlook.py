@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from infer_daemon.domain.jobs import JobId, Tier
-from infer_daemon.scheduling.state import State
+from infer_daemon.scheduling.state import Running, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,58 +16,85 @@ class Prospect:
     """Until its turn; 0 while nothing is known of the engines' pace."""
 
 
-def expected_wait_s(state: State, tenant: str, tier: Tier) -> float:
-    """How long a job of that tenant and class would wait if it came now."""
-    return _expected_wait_s(state, tenant, tier, _weights(state, tier))
+class Outlook:
+    """As things are at one moment; good for as many questions as come before the next event."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._weights = {
+            tier: sum(map(state.policy.weight, fairness.waiting))
+            for tier, fairness in state.fairness.items()
+        }
+        self._left: list[float] | None = None
+
+    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
+        """How long a job of that tenant and class would wait if it came now."""
+        state = self._state
+        line = state.lines.get((tier, tenant))
+        if line:
+            return self._wait_s(tenant, tier, line.service)
+        level = state.level(tier, tenant)
+        if any(window.open_from <= level for window in state.windows.values()):
+            return 0.0
+        return self._wait_s(tenant, tier, 0.0)
+
+    def prospect(self, job_id: JobId) -> Prospect | None:
+        """What a job has to expect; None if it does not wait."""
+        waiting = self._state.waiting.get(job_id)
+        if waiting is None:
+            return None
+        job = waiting.job
+        line = self._state.lines[job.tier, job.tenant]
+        position = line.position(waiting)
+        before = line.service * (position - 1) / len(line)
+        return Prospect(position, self._wait_s(job.tenant, job.tier, before))
+
+    def _wait_s(self, tenant: str, tier: Tier, before: float) -> float:
+        """The tenant's own work before this job, at the tenant's share of the pace, but never more
+        than all the work of its class; and whatever is in the classes above."""
+        state = self._state
+        per_s = state.pace.service_per_s
+        if per_s is None:
+            return 0.0
+        above = sum(state.backlog[of] for of in Tier if of.rank < tier.rank)
+        own = before * self._weights[tier] / state.policy.weight(tenant)
+        return self._until_place(above + min(state.backlog[tier], own)) / per_s
+
+    def _until_place(self, before: float) -> float:
+        """Service that is done, by all places together, until one is free for whoever comes after
+        so much waiting work.
+
+        Jobs that went in together end together, so how far those inside have come counts as much
+        as how many wait: places are filled in rounds, each when its job has ended.
+        """
+        state = self._state
+        if not state.running:
+            return before
+        if self._left is None:
+            self._left = sorted(_left(state, running) for running in state.running.values())
+        places = len(self._left)
+        mean = sum(state.backlog.values()) / max(1, len(state.waiting))
+        jobs = round(before / mean) if mean > 0 else 0
+        rounds, place = divmod(jobs, places)
+        return (rounds * mean + self._left[place]) * places
 
 
-def prospect(state: State, job_id: JobId) -> Prospect | None:
-    """What a job has to expect; None if it does not wait."""
-    waiting = state.waiting.get(job_id)
-    if waiting is None:
-        return None
-    job = waiting.job
-    line = state.lines[job.tier, job.tenant]
-    position = line.position(waiting)
-    before = line.service * (position - 1) / len(line)
-    return Prospect(
-        position, _wait_s(state, job.tenant, job.tier, before, _weights(state, job.tier))
-    )
-
-
-def _weights(state: State, tier: Tier) -> float:
-    """Of all who wait in a class, together."""
-    return sum(map(state.policy.weight, state.fairness[tier].waiting))
-
-
-def _expected_wait_s(state: State, tenant: str, tier: Tier, weights: float) -> float:
-    line = state.lines.get((tier, tenant))
-    if line:
-        return _wait_s(state, tenant, tier, line.service, weights)
-    level = state.level(tier, tenant)
-    if any(window.open_from <= level for window in state.windows.values()):
-        return 0.0
-    return _wait_s(state, tenant, tier, 0.0, weights)
-
-
-def _wait_s(state: State, tenant: str, tier: Tier, before: float, weights: float) -> float:
-    """The tenant's own work before this job, at the tenant's share of the pace, but never more than
-    all the work of its class; and whatever is in the classes above."""
-    per_s = state.pace.service_per_s
-    if per_s is None:
-        return 0.0
-    above = sum(state.backlog[of] for of in Tier if of.rank < tier.rank)
-    own = before * weights / state.policy.weight(tenant)
-    return (above + min(state.backlog[tier], own)) / per_s
+def _left(state: State, running: Running) -> float:
+    """What a job in an engine is still expected to cost. Its prompt counts until it is done."""
+    job = running.job
+    whole = state.policy.service(job, running.output_tokens * job.seqs)
+    done = state.policy.service(job, running.generated) if running.generated else 0.0
+    return max(0.0, whole - done)
 
 
 def snapshot(state: State) -> dict[str, object]:
     """Plain values for `infer-daemon state` and metrics."""
+    outlook = Outlook(state)
     return {
         "waiting": len(state.waiting),
         "running": len(state.running),
         "service_per_s": round(state.pace.service_per_s or 0.0, 1),
-        "classes": {tier.value: _tenants(state, tier) for tier in Tier},
+        "classes": {tier.value: _tenants(state, tier, outlook) for tier in Tier},
         "windows": {
             name: {
                 "seqs": window.seqs,
@@ -82,18 +109,17 @@ def snapshot(state: State) -> dict[str, object]:
     }
 
 
-def _tenants(state: State, tier: Tier) -> dict[str, dict[str, object]]:
+def _tenants(state: State, tier: Tier, outlook: Outlook) -> dict[str, dict[str, object]]:
     """Whoever ever used this class: how many wait and run, the counter, one more's wait."""
     running: dict[str, int] = {}
     for job in (running.job for running in state.running.values() if running.job.tier is tier):
         running[job.tenant] = running.get(job.tenant, 0) + 1
-    weights = _weights(state, tier)
     return {
         tenant: {
             "waiting": len(state.lines.get((tier, tenant), ())),
             "running": running.get(tenant, 0),
             "counter": round(counter, 1),
-            "expected_wait_s": round(_expected_wait_s(state, tenant, tier, weights), 2),
+            "expected_wait_s": round(outlook.expected_wait_s(tenant, tier), 2),
         }
         for tenant, counter in state.fairness[tier].counters.items()
     }

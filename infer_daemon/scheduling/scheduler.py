@@ -11,7 +11,6 @@ from infer_daemon.domain.errors import (
     WaitedTooLong,
 )
 from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
-from infer_daemon.scheduling import outlook
 from infer_daemon.scheduling.core import Core
 from infer_daemon.scheduling.decisions import (
     Decision,
@@ -21,6 +20,7 @@ from infer_daemon.scheduling.decisions import (
     Reject,
     RejectReason,
 )
+from infer_daemon.scheduling.outlook import Outlook, Prospect, snapshot
 from infer_daemon.scheduling.policy import Policy
 
 
@@ -82,11 +82,11 @@ class Scheduler:
 
     def expected_wait_s(self, tenant: str, tier: Tier) -> float:
         """How long a job of that tenant and class would wait if it came now."""
-        return outlook.expected_wait_s(self._core, tenant, tier)
+        return Outlook(self._core).expected_wait_s(tenant, tier)
 
-    def prospect(self, job_id: JobId) -> outlook.Prospect | None:
+    def prospect(self, job_id: JobId) -> Prospect | None:
         """Place and expected wait of a waiting job; None for any other."""
-        return outlook.prospect(self._core, job_id)
+        return Outlook(self._core).prospect(job_id)
 
     @property
     def waiting(self) -> int:
@@ -100,7 +100,7 @@ class Scheduler:
 
     def snapshot(self) -> dict[str, object]:
         """Plain values for `infer-daemon state`."""
-        return outlook.snapshot(self._core)
+        return snapshot(self._core)
 
     def check(self) -> None:
         """Assert the core's invariants and that each waiter waits for a job that it knows."""

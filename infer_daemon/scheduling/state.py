@@ -17,7 +17,7 @@ LOOK_PAST = 4
 """Tenants of a class that are looked at in one decision: a bound on its cost."""
 PASSES_MAX = 8
 """Jobs that may take room before the eyes of one that needs more of it; then it is kept."""
-LEAD_MAX = 16_384.0
+LEAD_MAX = 2048.0
 """Service by weight that a tenant may be ahead of the first of its class and still pass it. Without
 a bound, tenants of one job at a time would leave others behind for ever: they may go further."""
 

@@ -20,7 +20,7 @@ from infer_daemon.scheduling.policy import Policy
 from tests.simulation.laws import Laws
 
 BATCH, ORDINARY, NEWCOMER, CRITICAL = range(4)
-LOOK_PAST, PASSES_MAX, LEAD_MAX, CREDIT_MAX = 4, 8, 16_384.0, 16_384.0
+LOOK_PAST, PASSES_MAX, LEAD_MAX, CREDIT_MAX = 4, 8, 2048.0, 16_384.0
 
 
 @dataclass(slots=True, eq=False)

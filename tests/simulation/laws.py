@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PASSES_EVER = 8
 """Grants to those who may go no further that may take room before the eyes of a job which is the
 first of its class."""
-LEAD_MAX = 16_384.0
+LEAD_MAX = 2048.0
 
 Pair = tuple[Tier, str, str]
 

@@ -6,7 +6,7 @@ from infer_daemon.domain.jobs import Tier, WindowLimits
 from infer_daemon.scheduling.policy import Policy
 from tests.simulation.flood import Flood, Source
 
-LEAD_MAX = 16_384
+LEAD_MAX = 2048
 LIMITS = WindowLimits(seqs=10, kv_tokens=20_000, prefill_tokens=6000)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
-from infer_daemon.scheduling import outlook
 from infer_daemon.scheduling.core import Core
 from infer_daemon.scheduling.decisions import Decision, Evict, Grant, Reject
+from infer_daemon.scheduling.outlook import Outlook, snapshot
 from infer_daemon.scheduling.policy import Policy
 from tests.simulation.engine import Progress, SimEngine
 from tests.simulation.judge import Judge
@@ -194,9 +194,10 @@ class World:
 
     def _look(self) -> None:
         """Looking changes nothing, and foretells nothing impossible."""
-        outlook.snapshot(self.core)
+        snapshot(self.core)
+        outlook = Outlook(self.core)
         for job_id, waiting in self.core.waiting.items():
-            prospect = outlook.prospect(self.core, job_id)
+            prospect = outlook.prospect(job_id)
             assert prospect is not None
             line = self.core.lines[waiting.job.tier, waiting.job.tenant]
             assert 1 <= prospect.position <= len(line)

@@ -149,3 +149,20 @@ def test_two_daemons_in_a_process_do_not_share_their_figures() -> None:
     settle(one, settled())
 
     assert value(other.registry, "infer_prompt_tokens_total") is None
+
+
+@pytest.mark.parametrize(
+    ("objective_s", "first_token_s", "kept"),
+    [(3.0, 3.0, "true"), (2.9, 3.0, "false"), (4.9, None, "false"), (5.0, None, None)],
+    ids=["in time", "late", "in vain", "gone before"],
+)
+def test_a_ttft_objective_is_counted_as_kept_or_not(
+    metrics: Metrics, objective_s: float, first_token_s: float | None, kept: str | None
+) -> None:
+    settle(metrics, settled(ttft_objective_s=objective_s, first_token_s=first_token_s))
+
+    for label in ("true", "false"):
+        found = metrics.registry.get_sample_value(
+            "infer_ttft_objective_total", {"model": "chat", "tenant": "acme", "kept": label}
+        )
+        assert found == (1 if label == kept else None)

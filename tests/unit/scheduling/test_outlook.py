@@ -4,7 +4,7 @@ import pytest
 
 from infer_daemon.domain.jobs import JobId, Tier, WindowLimits
 from infer_daemon.scheduling.core import Core
-from infer_daemon.scheduling.outlook import expected_wait_s, prospect, snapshot
+from infer_daemon.scheduling.outlook import Outlook, snapshot
 from infer_daemon.scheduling.policy import Policy
 from tests.conftest import MakeJob
 from tests.unit.scheduling.events import A, finish, open_engine
@@ -12,12 +12,17 @@ from tests.unit.scheduling.events import A, finish, open_engine
 INTERACTIVE = Tier.INTERACTIVE
 
 
+def expected_wait_s(core: Core, tenant: str, tier: Tier) -> float:
+    return Outlook(core).expected_wait_s(tenant, tier)
+
+
 @pytest.fixture
 def core(job: MakeJob) -> Core:
-    """Full, with a queue of ten jobs of 100 units each, and seen to do 100 units a second."""
+    """Full, with a queue of ten jobs of 100 units each, and seen to do 100 units a second. The job
+    inside is about to end."""
     core = Core(Policy(queue_len_max=99, weights={"gold": 3.0}))
     open_engine(core, 1)
-    core.submit(job("running", tenant="r"), 0)
+    core.submit(job("running", tenant="r", output_tokens_max=999 * 5), 0)
     for n in range(10):
         core.submit(job(f"a{n}", tenant="a", prompt_tokens=98), 0)
     for tenth in range(1, 1000):
@@ -84,15 +89,15 @@ def test_who_may_go_further_into_a_window_finds_room_where_others_wait(job: Make
 
 
 def test_a_waiting_job_knows_its_place_and_what_is_before_it(core: Core) -> None:
-    third = prospect(core, JobId("a2"))
+    third = Outlook(core).prospect(JobId("a2"))
 
     assert third is not None
     assert (third.position, third.wait_s) == (3, pytest.approx(2, rel=0.02))
 
 
 def test_who_does_not_wait_has_no_prospect(core: Core) -> None:
-    assert prospect(core, JobId("running")) is None
-    assert prospect(core, JobId("nobody")) is None
+    assert Outlook(core).prospect(JobId("running")) is None
+    assert Outlook(core).prospect(JobId("nobody")) is None
 
 
 def test_the_snapshot_says_who_waits_and_runs_where(core: Core) -> None:
@@ -111,10 +116,28 @@ def test_the_snapshot_says_who_waits_and_runs_where(core: Core) -> None:
 
 def test_looking_changes_nothing(core: Core) -> None:
     before = snapshot(core)
-    prospect(core, JobId("a2"))
+    Outlook(core).prospect(JobId("a2"))
 
     assert snapshot(core) == before
     assert finish(core, "running") == ["a0"]
+
+
+@pytest.mark.parametrize(("waiting", "wait_s"), [(0, 2), (1, 2), (3, 2), (4, 6), (7, 6), (8, 10)])
+def test_jobs_that_went_in_together_end_together(job: MakeJob, waiting: int, wait_s: float) -> None:
+    """Four places; each job takes four seconds of one, and two of them are over."""
+    core = Core(Policy(queue_len_max=99))
+    open_engine(core, 4)
+    for n in range(4 + waiting):
+        core.submit(job(f"j{n}", prompt_tokens=1, output_tokens_max=105), 0)
+    core.submit(job("last", prompt_tokens=1, output_tokens_max=105), 0)
+    for fifth in range(11):
+        for n in range(4):
+            core.token(JobId(f"j{n}"), 5, fifth / 5)
+
+    last = Outlook(core).prospect(JobId("last"))
+
+    assert last is not None
+    assert last.wait_s == pytest.approx(wait_s, rel=0.1)
 
 
 def test_without_an_engine_there_is_nothing_to_wait_for(core: Core) -> None:

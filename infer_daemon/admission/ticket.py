@@ -1,0 +1,145 @@
+"""What one request has reserved of the limits that hold for it. Pure: `now_s` is passed in.
+
+Nothing is looked at first and taken later: what is found free is taken in the same step.
+"""
+
+from dataclasses import dataclass, field
+
+from infer_daemon.admission.account import Account
+from infer_daemon.admission.appointments import Visitor
+from infer_daemon.admission.rates import Places, Rate
+from infer_daemon.admission.sizes import Sizes
+from infer_daemon.domain.errors import (
+    LimitReached,
+    QueueFull,
+    RateLimited,
+    TooManyInFlight,
+    TooManyQueued,
+)
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Each `take` raises when there is not enough; what was taken before stays taken until
+    `give_back`."""
+
+    visitor: Visitor
+    pool: str
+    accounts: tuple[Account, ...]
+    """Of its tenant, its model and the daemon."""
+    sizes: Sizes
+    is_generating: bool
+    asked_output_tokens: int | None
+    taken_s: float
+    is_in: bool = False
+    """Whether every check has been passed."""
+    _in_flight: list[Places] = field(default_factory=list)
+    _queued: list[Places] = field(default_factory=list)
+    _requests: list[Rate] = field(default_factory=list)
+    _input_tokens: list[tuple[Rate, int]] = field(default_factory=list)
+    #: Of all its calls together.
+    _output_tokens: dict[Rate, int] = field(default_factory=dict)
+
+    def take_flight(self, now_s: float) -> None:
+        """A place among those who are being answered.
+
+        Raises:
+            TooManyInFlight
+        """
+        for account in self.accounts:
+            self._take(account, account.in_flight, self._in_flight, TooManyInFlight, now_s)
+
+    def take_queues(self, pool: Places, now_s: float) -> None:
+        """A place among those who wait, also in the queue of its pool.
+
+        Raises:
+            TooManyQueued, QueueFull
+        """
+        for account in self.accounts:
+            self._take(account, account.queued, self._queued, TooManyQueued, now_s)
+        if (wait_s := pool.take(self.visitor, now_s)) is not None:
+            raise QueueFull(retry_after_s=wait_s)
+        self._queued.append(pool)
+
+    def take_request(self, now_s: float) -> None:
+        """One of the minute's requests. Where none of the minute's tokens are left it is refused,
+        too: cheaper now than after rendering.
+
+        Raises:
+            RateLimited
+        """
+        for account in self.accounts:
+            if (requests := account.requests) is not None:
+                self._reserve(account, requests, 1, "requests", now_s)
+                self._requests.append(requests)
+            for rate, unit in (
+                (account.input_tokens, "input tokens"),
+                (account.output_tokens, "output tokens"),
+            ):
+                if rate is not None and rate.left(now_s) < 1:
+                    self._reserve(account, rate, 1, unit, now_s)
+
+    def take_tokens(self, input_tokens: int, output_tokens: int, now_s: float) -> None:
+        """What one call needs of the minute's tokens.
+
+        Raises:
+            RateLimited
+        """
+        for account in self.accounts:
+            if (rate := account.input_tokens) is not None and input_tokens:
+                self._reserve(account, rate, input_tokens, "input tokens", now_s)
+                self._input_tokens.append((rate, input_tokens))
+            if (rate := account.output_tokens) is not None and output_tokens:
+                self._reserve(account, rate, output_tokens, "output tokens", now_s)
+                self._output_tokens[rate] = self._output_tokens.get(rate, 0) + output_tokens
+
+    def leave_queues(self, now_s: float) -> None:
+        """It waits no longer. Idempotent."""
+        while self._queued:
+            self._queued.pop().leave(now_s, self.taken_s)
+
+    def give_back(self, now_s: float, *, was_granted: bool, completion_tokens: int) -> None:
+        """It is over: whatever it has not used. Once."""
+        self.leave_queues(now_s)
+        while self._in_flight:
+            self._in_flight.pop().leave(now_s, self.taken_s)
+        if not self.is_in:
+            for rate in self._requests:
+                rate.put_back(1, now_s)
+        if not was_granted:
+            for rate, reserved in self._input_tokens:
+                rate.put_back(reserved, now_s)
+        for rate, reserved in self._output_tokens.items():
+            rate.put_back(max(0, reserved - completion_tokens), now_s)
+
+    def holds(self, places: Places) -> int:
+        """How many of these places are taken by it; tests ask."""
+        return self._in_flight.count(places) + self._queued.count(places)
+
+    def _take(
+        self,
+        account: Account,
+        places: Places | None,
+        taken: list[Places],
+        refusal: type[LimitReached],
+        now_s: float,
+    ) -> None:
+        if places is None:
+            return
+        wait_s = places.take(self.visitor, now_s)
+        if wait_s is not None:
+            what = (refusal.__doc__ or "").strip().rstrip(".")
+            raise refusal(f"{what} ({account.owner}: at most {places.limit})", retry_after_s=wait_s)
+        taken.append(places)
+
+    def _reserve(self, account: Account, rate: Rate, amount: int, unit: str, now_s: float) -> None:
+        wait_s = rate.reserve(amount, self.visitor, now_s)
+        if wait_s is None:
+            return
+        error = RateLimited(
+            f"{account.owner} may use {rate.per_minute} {unit} per minute: "
+            f"{int(rate.left(now_s))} left, {amount} needed",
+            retry_after_s=wait_s,
+        )
+        error.type = "requests" if unit == "requests" else "tokens"
+        raise error
