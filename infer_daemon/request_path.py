@@ -126,8 +126,12 @@ class RequestPath:
                 return Answer(record.id, stream, self._headers(record))
             await record.close_calls()
         except asyncio.CancelledError:
-            # The client went away, or the daemon is ending.
-            self._settle(record, Outcome.CANCELLED, None)
+            # The client went away, or the daemon is ending; perhaps in the moment in which an
+            # answer had begun that nobody will read.
+            try:
+                await record.close_calls()
+            finally:
+                self._settle(record, Outcome.CANCELLED, None)
             raise
         except ModelNotFound as error:
             record.detail = error.message

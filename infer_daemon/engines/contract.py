@@ -183,6 +183,15 @@ class Engine(Protocol):
         """End every process of it; every call that is still in it fails. Idempotent; also ends a
         start that is still under way."""
 
+    async def check(self, work: Work) -> None:
+        """Find out what takes long to know of a call, such as whether its grammar can be used,
+        before it waits for a turn. To be awaited in the task that will submit it, to this engine
+        or to a replica of it.
+
+        Raises:
+            DaemonError: the call is invalid, or it cannot be known now.
+        """
+
     async def submit(self, work: Work, sink: Sink) -> None:
         """Begin a call. Outputs go to the sink until `finished`, `fail` or `abort`.
 

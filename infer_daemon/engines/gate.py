@@ -113,6 +113,9 @@ class Gate:
             due_s=record.due_s,
             deadline_s=record.deadline_s,
         )
+        # What is slow to check is checked before anything is taken from those who wait.
+        if (engine := next(iter(self._engines.values()), None)) is not None:
+            await engine.check(work)
         while True:
             name = await self._turns.turn(job)
             record.granted_s = record.granted_s or record.clock()

@@ -37,7 +37,7 @@ class Core(State):
             return [Reject(job.id, RejectReason.NO_ENGINE)]
         if job.seqs > self.seqs_max:
             return [Reject(job.id, RejectReason.NEVER_FITS)]
-        if len(self.waiting) >= self.policy.queue_len_max:
+        if self.is_full(job.tenant):
             return [Reject(job.id, RejectReason.QUEUE_FULL)]
         waiting = self._join_line(job)
         if self.lines[job.tier, job.tenant].first is not waiting:
@@ -70,7 +70,8 @@ class Core(State):
         running = self.running.get(job_id)
         if running is not None and running.job.output_tokens_max:
             job = running.job
-            self.estimates.learn(job.tenant, job.model, -(-running.generated // job.seqs))
+            longest = -(-running.generated // job.seqs)
+            self.estimates.learn(job.tenant, job.model, job.output_tokens_max, longest)
         if running is not None and not running.generated:
             self._note_prompt(running, now_s)
         return self.cancel(job_id, now_s)
@@ -112,7 +113,8 @@ class Core(State):
         stranded = [job_id for job_id, w in self.waiting.items() if w.job.seqs > self.seqs_max]
         for job_id in stranded:
             self._leave_line(job_id)
-        evicted = [Evict(job_id, EvictReason.NO_ENGINE) for job_id in stranded]
+        reason = EvictReason.NEVER_FITS if self.windows else EvictReason.NO_ENGINE
+        evicted = [Evict(job_id, reason) for job_id in stranded]
         return [*evicted, *self._fill(now_s)]
 
     def expire(self, now_s: float) -> list[Decision]:

@@ -11,6 +11,7 @@ class EvictReason(StrEnum):
 
     DEADLINE = "deadline"
     NO_ENGINE = "no_engine"
+    NEVER_FITS = "never_fits"
 
 
 class RejectReason(StrEnum):

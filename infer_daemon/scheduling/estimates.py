@@ -1,7 +1,9 @@
 """How long an answer is likely to be: learned per tenant and model from those that ended.
 
 A reservation of `max_tokens` for everybody would leave most of a KV cache empty, since most answers
-are much shorter; one that is too small is made larger as the answer grows. Pure.
+are much shorter; one that is too small is made larger as the answer grows. Learned apart for each
+magnitude of `max_tokens`: many answers of one token would otherwise foretell that an essay has one.
+Pure.
 """
 
 import math
@@ -39,18 +41,19 @@ class Estimates:
     """Of every tenant and model."""
 
     def __init__(self) -> None:
-        self._by_key: dict[tuple[str, str], _Lengths] = {}
+        self._by_key: dict[tuple[str, str, int], _Lengths] = {}
 
-    def learn(self, tenant: str, model: str, output_tokens: int) -> None:
-        """An answer has ended by itself."""
-        lengths = self._by_key.get((tenant, model))
+    def learn(self, tenant: str, model: str, output_tokens_max: int, output_tokens: int) -> None:
+        """An answer that might have had `output_tokens_max` has ended by itself."""
+        key = (tenant, model, output_tokens_max.bit_length())
+        lengths = self._by_key.get(key)
         if lengths is None:
-            lengths = self._by_key[tenant, model] = _Lengths()
+            lengths = self._by_key[key] = _Lengths()
         lengths.add(output_tokens)
 
     def expected(self, tenant: str, model: str, output_tokens_max: int) -> int:
         """Output tokens that nine of ten answers do not exceed, at most `output_tokens_max`."""
-        lengths = self._by_key.get((tenant, model))
+        lengths = self._by_key.get((tenant, model, output_tokens_max.bit_length()))
         if lengths is None or lengths.expected is None:
             return output_tokens_max
         return min(output_tokens_max, lengths.expected)

@@ -7,6 +7,7 @@ up turns by being idle. Nothing is taken from a tenant who is alone. Pure.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 
 Place = tuple[float, int, str]
 """Counter, number among those that ever began to wait, tenant."""
@@ -28,11 +29,17 @@ class Fairness:
         #: The last to have waited: where a newcomer starts when nobody waits.
         self._last: str | None = None
 
+    def counter_of(self, tenant: str) -> float:
+        """Its counter, as it would be if it began to wait now."""
+        counter = self.counters.get(tenant, 0.0)
+        if tenant in self.waiting:
+            return counter
+        beside = self.first if self.waiting else self._last
+        return counter if beside is None else max(counter, self.counters[beside])
+
     def begin(self, tenant: str) -> None:
         """The tenant, which had nothing to wait for, now has."""
-        beside = self.first if self.waiting else self._last
-        floor = 0.0 if beside is None else self.counters[beside]
-        self.counters[tenant] = max(self.counters.get(tenant, 0.0), floor)
+        self.counters[tenant] = self.counter_of(tenant)
         self._begun += 1
         self._put(tenant, self._begun)
 
@@ -59,6 +66,14 @@ class Fairness:
     def first(self) -> str | None:
         """The tenant whose turn it is; None if nobody waits."""
         return self.at(0)
+
+    def up_to(self, counter: float) -> Iterator[str]:
+        """The waiting tenants whose counters are no larger, in about the order of their turns."""
+        for place in self._order:
+            if place[0] > counter:
+                break
+            if self.counters[place[2]] <= counter:
+                yield place[2]
 
     def _put(self, tenant: str, begun: int) -> None:
         place = self.waiting[tenant] = (self.counters[tenant], begun, tenant)

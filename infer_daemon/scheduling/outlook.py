@@ -21,10 +21,6 @@ class Outlook:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._weights = {
-            tier: sum(map(state.policy.weight, fairness.waiting))
-            for tier, fairness in state.fairness.items()
-        }
         self._left: list[float] | None = None
 
     def expected_wait_s(self, tenant: str, tier: Tier) -> float:
@@ -50,15 +46,28 @@ class Outlook:
         return Prospect(position, self._wait_s(job.tenant, job.tier, before))
 
     def _wait_s(self, tenant: str, tier: Tier, before: float) -> float:
-        """The tenant's own work before this job, at the tenant's share of the pace, but never more
-        than all the work of its class; and whatever is in the classes above."""
+        """Whatever is in the classes above, and what goes before it in its own."""
         state = self._state
         per_s = state.pace.service_per_s
-        if per_s is None:
+        if not per_s:
             return 0.0
         above = sum(state.backlog[of] for of in Tier if of.rank < tier.rank)
-        own = before * self._weights[tier] / state.policy.weight(tenant)
-        return self._until_place(above + min(state.backlog[tier], own)) / per_s
+        beside = before + self._others_before(tenant, tier, before)
+        return self._until_place(above + min(state.backlog[tier], beside)) / per_s
+
+    def _others_before(self, tenant: str, tier: Tier, before: float) -> float:
+        """Service that the other tenants of a class get until one of them has had `before` more:
+        each until its counter is as far as that one's then is, and one job beyond it."""
+        state = self._state
+        fairness, weight = state.fairness[tier], state.policy.weight
+        reached = fairness.counter_of(tenant) + before / weight(tenant)
+        service = 0.0
+        for other in fairness.up_to(reached):
+            if other != tenant:
+                line = state.lines[tier, other]
+                ahead = (reached - fairness.counters[other]) * weight(other)
+                service += min(line.service, ahead + line.first.service)
+        return service
 
     def _until_place(self, before: float) -> float:
         """Service that is done, by all places together, until one is free for whoever comes after

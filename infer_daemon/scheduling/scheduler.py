@@ -29,7 +29,7 @@ class Scheduler:
 
     def __init__(self, policy: Policy) -> None:
         self._core = Core(policy)
-        self._waiters: dict[JobId, asyncio.Future[EngineName]] = {}
+        self._waiters: dict[JobId, tuple[Job, asyncio.Future[EngineName]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_s = 0.0
 
@@ -45,7 +45,7 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[EngineName] = loop.create_future()
-        self._waiters[job.id] = waiter
+        self._waiters[job.id] = (job, waiter)
         self._act(self._core.submit(job, loop.time()))
         if waiter.done():
             return waiter.result()
@@ -67,9 +67,8 @@ class Scheduler:
     def cancel(self, job_id: JobId) -> None:
         """The job is given up. Idempotent, and safe for a job that never got a turn: whoever waits
         for that is cancelled."""
-        waiter = self._waiters.pop(job_id, None)
-        if waiter is not None:
-            waiter.cancel()
+        if (found := self._waiters.pop(job_id, None)) is not None:
+            found[1].cancel()
         self._act(self._core.cancel(job_id, asyncio.get_running_loop().time()))
 
     def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
@@ -109,15 +108,17 @@ class Scheduler:
 
     def _act(self, decisions: list[Decision]) -> None:
         for decision in decisions:
-            waiter = self._waiters.pop(decision.job, None)
-            if waiter is None or waiter.done():
+            job, waiter = self._waiters.pop(decision.job, (None, None))
+            if job is None or waiter is None or waiter.done():
                 # Cancelled but not yet told: its `turn` gives the place back when it wakes.
                 continue
             match decision:
                 case Grant(engine=engine):
                     waiter.set_result(engine)
                 case Evict(reason=reason):
-                    waiter.set_exception(_eviction(reason))
+                    # As long as whoever comes now would wait: sooner would be in vain again.
+                    wait_s = self.expected_wait_s(job.tenant, job.tier)
+                    waiter.set_exception(_eviction(reason, wait_s))
                 case Reject(reason=reason):
                     waiter.set_exception(_rejection(reason))
         self._arm()
@@ -142,12 +143,14 @@ class Scheduler:
         self._act(self._core.expire(max(deadline_s, asyncio.get_running_loop().time())))
 
 
-def _eviction(reason: EvictReason) -> DaemonError:
+def _eviction(reason: EvictReason, wait_s: float) -> DaemonError:
     match reason:
         case EvictReason.DEADLINE:
-            return WaitedTooLong(retry_after_s=1)
+            return WaitedTooLong(retry_after_s=max(1.0, wait_s))
         case EvictReason.NO_ENGINE:
             return PoolLost(retry_after_s=10)
+        case EvictReason.NEVER_FITS:
+            return _never_fits()
 
 
 def _rejection(reason: RejectReason) -> DaemonError:
@@ -157,7 +160,10 @@ def _rejection(reason: RejectReason) -> DaemonError:
         case RejectReason.NO_ENGINE:
             return ModelNotReady(retry_after_s=10)
         case RejectReason.NEVER_FITS:
-            return FanoutTooLarge(
-                "n is larger than the number of sequences that an engine of this model may hold at "
-                "once"
-            )
+            return _never_fits()
+
+
+def _never_fits() -> DaemonError:
+    return FanoutTooLarge(
+        "n is larger than the number of sequences that an engine of this model may hold at once"
+    )

@@ -17,6 +17,9 @@ LOOK_PAST = 4
 """Tenants of a class that are looked at in one decision: a bound on its cost."""
 PASSES_MAX = 8
 """Jobs that may take room before the eyes of one that needs more of it; then it is kept."""
+KEPT_IN_QUEUE, FEW_IN_QUEUE = 10, 100
+"""The last tenth of a queue is for tenants that have at most a hundredth of it: whoever fills it
+leaves a way in for others."""
 LEAD_MAX = 2048.0
 """Service by weight that a tenant may be ahead of the first of its class and still pass it. Without
 a bound, tenants of one job at a time would leave others behind for ever: they may go further."""
@@ -87,6 +90,14 @@ class State:
     def highest_level(self, tier: Tier) -> Level:
         """What the most urgent job of a class could have."""
         return self.batch_share.level if tier is BATCH else _HIGHEST[tier]
+
+    def is_full(self, tenant: str) -> bool:
+        """Whether the queue has no place for one more job of that tenant."""
+        waiting, most = len(self.waiting), self.policy.queue_len_max
+        if waiting < most - most // KEPT_IN_QUEUE:
+            return False
+        own = sum(len(self.lines.get((tier, tenant), ())) for tier in Tier)
+        return waiting >= most or own > most // FEW_IN_QUEUE
 
     def tiers(self) -> tuple[Tier, ...]:
         """The classes in the order in which they go now."""

@@ -58,7 +58,7 @@ class Judge:
         self.engines: dict[EngineName, WindowLimits] = {}
         self.counters: dict[tuple[Tier, str], float] = {}
         self.credit = 0.0
-        self.lengths: dict[tuple[str, str], list[int]] = {}
+        self.lengths: dict[tuple[str, str, int], list[int]] = {}
         self.laws = Laws()
         self._begun: dict[tuple[Tier, str], int] = {}
         self._last: dict[Tier, str] = {}
@@ -73,7 +73,7 @@ class Judge:
             reason = RejectReason.NO_ENGINE
         elif all(job.seqs > limits.seqs for limits in self.engines.values()):
             reason = RejectReason.NEVER_FITS
-        elif len(self.waiting) >= self.policy.queue_len_max:
+        elif self._is_full(job.tenant):
             reason = RejectReason.QUEUE_FULL
         self.laws.submitted(job.id)
         if reason is not None:
@@ -102,7 +102,8 @@ class Judge:
     def finish(self, job_id: JobId, decisions: list[Decision]) -> None:
         case = self.running.get(job_id)
         if case is not None and case.job.output_tokens_max:
-            known = self.lengths.setdefault((case.job.tenant, case.job.model), [])
+            magnitude = len(f"{case.job.output_tokens_max:b}")
+            known = self.lengths.setdefault((case.job.tenant, case.job.model, magnitude), [])
             known.append(math.ceil(case.generated / case.job.seqs))
         self.cancel(job_id, decisions)
 
@@ -127,7 +128,8 @@ class Judge:
             self.engines[engine] = limits
         largest = max((open.seqs for open in self.engines.values()), default=0)
         lost = [job_id for job_id, case in self.waiting.items() if case.job.seqs > largest]
-        self._follow(self._evicted(lost, EvictReason.NO_ENGINE, decisions))
+        reason = EvictReason.NEVER_FITS if self.engines else EvictReason.NO_ENGINE
+        self._follow(self._evicted(lost, reason, decisions))
 
     def expire(self, now_s: float, decisions: list[Decision]) -> None:
         late = [job_id for job_id, case in self.waiting.items() if case.job.deadline_s <= now_s]
@@ -292,8 +294,16 @@ class Judge:
     def _add_credit(self, service: float) -> None:
         self.credit = min(CREDIT_MAX, max(-CREDIT_MAX, self.credit + service))
 
+    def _is_full(self, tenant: str) -> bool:
+        most = self.policy.queue_len_max
+        if len(self.waiting) < most - most // 10:
+            return False
+        own = sum(case.job.tenant == tenant for case in self.waiting.values())
+        return len(self.waiting) >= most or own > most // 100
+
     def _expected(self, job: Job) -> int:
-        known = sorted(self.lengths.get((job.tenant, job.model), [])[-64:])
+        magnitude = len(f"{job.output_tokens_max:b}") if job.output_tokens_max else 0
+        known = sorted(self.lengths.get((job.tenant, job.model, magnitude), [])[-64:])
         if len(known) < 8:
             return job.output_tokens_max
         return min(job.output_tokens_max, known[math.ceil(0.9 * len(known)) - 1])

@@ -10,7 +10,8 @@ from structlog.types import EventDict
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError, FanoutTooLarge, InvalidKey, ShuttingDown
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.engines.contract import EventStream
+from infer_daemon.engines.contract import Call, EventStream, Reply
+from infer_daemon.engines.sim.frontend import SimFrontend
 from infer_daemon.request_path import Ask, Body, SettledStream
 from tests.conftest import MakeSettings
 from tests.inside import Inside
@@ -122,6 +123,34 @@ async def test_a_request_that_is_cancelled_leaves_nothing(
     assert inside.schedulers["echo"].running == len(holders)
     for holder in holders:
         await holder.aclose()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_client_that_leaves_in_the_moment_its_stream_begins_leaves_nothing(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """Behind a front end that, as vLLM's do, never closes the calls of a stream."""
+    answer = SimFrontend.answer
+    kept = []
+    begun = asyncio.Event()
+
+    async def answer_and_forget(self: SimFrontend, call: Call) -> Reply | EventStream:
+        content = await answer(self, call)
+        kept.append(content)  # or the garbage collector would close it
+        begun.set()
+        return content
+
+    monkeypatch.setattr(SimFrontend, "answer", answer_and_forget)
+    task = asyncio.create_task(inside.ask(stream=True, **ENDLESS))
+    await begun.wait()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if task.done():
+        await task.result().content.aclose()
+    task.cancel()
+    await asyncio.wait([task])
+
+    inside.assert_empty()
 
 
 async def test_a_stream_whose_reader_is_cancelled_is_closed(

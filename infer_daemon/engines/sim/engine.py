@@ -120,6 +120,9 @@ class SimEngine:
             self._death.set_result(reason)
         self._fail_all()
 
+    async def check(self, work: Work) -> None:
+        """See `contract.Engine.check`."""
+
     async def submit(self, work: Work, sink: Sink) -> None:
         """See `contract.Engine.submit`."""
         if self._death is None or self._death.done():

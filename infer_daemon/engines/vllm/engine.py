@@ -235,6 +235,18 @@ class VllmEngine:
             for process in self._processes:
                 loop.remove_reader(process.sentinel)
 
+    async def check(self, work: Work) -> None:
+        """See `contract.Engine.check`."""
+        llm = self._llm
+        if llm is None:
+            return
+        try:
+            await self._grammars.check(work.payload.params, llm.vllm_config, llm.tokenizer)
+        except DaemonError:
+            raise
+        except Exception as error:
+            raise errors.from_exception(error) from error
+
     async def submit(self, work: Work, sink: Sink) -> None:
         """See `contract.Engine.submit`."""
         llm = self._llm
@@ -248,7 +260,6 @@ class VllmEngine:
             why = f"engine {self.name} does not have the adapter {lora.lora_name}"
             raise ModelNotReady(why, retry_after_s=10)
         try:
-            await self._grammars.check(payload.params, llm.vllm_config, llm.tokenizer)
             collector = await llm.add_request(
                 work.id, payload.prompt, payload.params, **payload.options
             )

@@ -259,7 +259,7 @@ def test_the_large_engine_leaves_and_who_fits_no_other_does_not_stand_in_the_way
     core.submit(job("j3", seqs=2), 0)
 
     assert core.resize(A, None, 0) == [
-        Evict(JobId("j2"), EvictReason.NO_ENGINE),
+        Evict(JobId("j2"), EvictReason.NEVER_FITS),
         Grant(JobId("j3"), B),
     ]
     core.check()
@@ -278,6 +278,20 @@ def test_a_window_that_opens_again_still_counts_who_never_left(core: Core, job: 
 
 def test_closing_an_engine_that_was_never_open_is_no_event(core: Core) -> None:
     assert core.resize(A, None, 0) == []
+    core.check()
+
+
+def test_whoever_fills_the_queue_leaves_a_way_in_for_others(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=100))
+    open_engine(core, 1)
+    core.submit(job("inside"), 0)
+    told = [core.submit(job(f"f{n}", tenant="flood"), 0) for n in range(120)]
+
+    assert told.count([]) == 90
+    assert core.submit(job("other", tenant="other"), 0) == []
+    assert core.submit(job("more", tenant="flood"), 0) == [
+        Reject(JobId("more"), RejectReason.QUEUE_FULL)
+    ]
     core.check()
 
 

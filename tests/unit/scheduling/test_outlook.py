@@ -50,15 +50,45 @@ def test_a_tenant_waits_for_its_own_work(core: Core) -> None:
     assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(10, rel=0.02)
 
 
-def test_another_tenant_does_not_wait_for_that(core: Core) -> None:
-    assert expected_wait_s(core, "b", INTERACTIVE) == 0
+def test_another_tenant_waits_for_one_job_of_it_and_not_for_all(core: Core) -> None:
+    assert expected_wait_s(core, "b", INTERACTIVE) == pytest.approx(1, rel=0.02)
+
+
+def test_everybody_who_came_before_goes_before_a_tenant_that_is_no_further_back(
+    core: Core, job: MakeJob
+) -> None:
+    for n in range(20):
+        core.submit(job(f"t{n}", tenant=f"t{n}", prompt_tokens=98), 0)
+
+    assert expected_wait_s(core, "new", INTERACTIVE) == pytest.approx(21, rel=0.02)
+
+
+def test_who_has_had_more_than_the_others_waits_until_they_have_as_much(
+    core: Core, job: MakeJob
+) -> None:
+    core.submit(job("ahead", tenant="ahead", prompt_tokens=98), 0)
+    core.cancel(JobId("ahead"), 0)
+    core.fairness[INTERACTIVE].charge("ahead", 500)
+
+    assert expected_wait_s(core, "ahead", INTERACTIVE) == pytest.approx(6, rel=0.02)
+
+
+def test_work_that_weighs_nothing_has_no_pace(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=9, input_weight=0.0))
+    open_engine(core, 1)
+    core.submit(job("j1", output_tokens_max=0), 0)
+    core.submit(job("j2", output_tokens_max=0), 0)
+    for second in range(5):
+        core.pace.note(0.0, second, is_backlogged=True)
+
+    assert expected_wait_s(core, "acme", INTERACTIVE) == 0
 
 
 def test_beside_others_ones_own_work_takes_longer_but_never_than_all_together(
     core: Core, job: MakeJob
 ) -> None:
     core.submit(job("b1", tenant="b", prompt_tokens=98), 0)
-    assert expected_wait_s(core, "b", INTERACTIVE) == pytest.approx(2, rel=0.02)
+    assert expected_wait_s(core, "b", INTERACTIVE) == pytest.approx(3, rel=0.02)
     assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(11, rel=0.02)
 
 
@@ -66,7 +96,7 @@ def test_a_larger_weight_waits_for_less_of_what_others_do(core: Core, job: MakeJ
     for n in range(6):
         core.submit(job(f"g{n}", tenant="gold", prompt_tokens=98), 0)
 
-    assert expected_wait_s(core, "gold", INTERACTIVE) == pytest.approx(8, rel=0.02)
+    assert expected_wait_s(core, "gold", INTERACTIVE) == pytest.approx(9, rel=0.02)
 
 
 def test_a_lower_class_waits_for_the_classes_above(core: Core) -> None:

@@ -206,6 +206,27 @@ async def test_each_job_is_evicted_exactly_at_its_deadline(
     assert_empty(scheduler)
 
 
+async def test_who_is_evicted_is_told_how_long_whoever_comes_now_would_wait(
+    scheduler: Scheduler, job: MakeJob
+) -> None:
+    await scheduler.turn(job("j1"))
+    tasks = [
+        await begin(scheduler.turn(job(name, prompt_tokens=98, deadline_s=deadline_s)))
+        for name, deadline_s in (("j2", 60), ("j3", 70))
+    ]
+    for _ in range(59):
+        await asyncio.sleep(1)
+        scheduler.token(JobId("j1"), 5)
+
+    with pytest.raises(WaitedTooLong) as first:
+        await tasks[0]
+    with pytest.raises(WaitedTooLong):
+        await tasks[1]
+
+    assert first.value.retry_after_s is not None
+    assert first.value.retry_after_s > 5
+
+
 async def test_a_job_that_left_before_its_deadline_is_not_missed_by_the_timer(
     scheduler: Scheduler, job: MakeJob
 ) -> None:
