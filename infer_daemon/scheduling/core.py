@@ -53,12 +53,11 @@ class Core(State):
             return []
         job, fairness = running.job, self.fairness[running.job.tier]
         if not running.generated:
-            self._first_token(running, now_s)
-            self._count(running, count, now_s)
+            self._count(running, count, self._first_token(running), now_s)
             return self._fill(now_s)
         batch_was = self.batch_share.level
         was_first = job.tenant in fairness.waiting and fairness.first == job.tenant
-        self._count(running, count, now_s)
+        self._count(running, count, 0.0, now_s)
         if batch_was is not self.batch_share.level:
             return self._fill(now_s)
         if was_first and (self.is_room_kept or fairness.first != job.tenant):
@@ -73,7 +72,8 @@ class Core(State):
             longest = -(-running.generated // job.seqs)
             self.estimates.learn(job.tenant, job.model, job.output_tokens_max, longest)
         if running is not None and not running.generated:
-            self._note_prompt(running, now_s)
+            service = self.policy.input_weight * running.job.prompt_tokens
+            self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
         return self.cancel(job_id, now_s)
 
     def cancel(self, job_id: JobId, now_s: float) -> list[Decision]:
@@ -217,22 +217,18 @@ class Core(State):
         if job.tier is not BATCH and self.fairness[BATCH].waiting:
             self.batch_share.others_served(service, self.policy.batch_share_min)
 
-    def _first_token(self, running: Running, now_s: float) -> None:
+    def _first_token(self, running: Running) -> float:
+        """Its prompt is done. Returns the service that counts for the pace only now: it was charged
+        when it went in, which is long before."""
         if (window := self.windows.get(running.engine)) is not None:
             window.read(running.need.prefill_tokens)
         running.need.prefill_tokens = 0
-        self._note_prompt(running, now_s)
+        return self.policy.input_weight * running.job.prompt_tokens
 
-    def _note_prompt(self, running: Running, now_s: float) -> None:
-        """The prompt counts for the pace when it is done: it is charged when it goes in, which is
-        long before."""
-        service = self.policy.input_weight * running.job.prompt_tokens
-        self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
-
-    def _count(self, running: Running, count: int, now_s: float) -> None:
+    def _count(self, running: Running, count: int, prompt_service: float, now_s: float) -> None:
         service = self.policy.output_weight * count
         self._charge(running.job, service)
-        self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
+        self.pace.note(prompt_service + service, now_s, is_backlogged=bool(self.waiting))
         running.generated += count
         if running.generated > running.output_tokens * running.job.seqs:
             self._expect_more(running)
