@@ -17,12 +17,12 @@ from infer_daemon.domain.errors import (
     ClientError,
     DaemonError,
     MethodNotAllowed,
-    ModelNotFound,
     NoSuchPath,
 )
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
 from infer_daemon.request_path import Ask, RequestPath
+from infer_daemon.routing.catalog import no_model
 from infer_daemon.settings.schema import ListenSection
 
 Application = web.Application
@@ -149,8 +149,7 @@ async def _model(view: View, request: web.Request) -> web.Response:
     for card in cards:
         if card["id"] == wanted:
             return _json(card)
-    known = ", ".join(str(card["id"]) for card in cards)
-    raise ModelNotFound(f"no model {wanted[:100]!r}; there is: {known}", param="model")
+    raise no_model(wanted, (str(card["id"]) for card in cards))
 
 
 async def _version(view: View, request: web.Request) -> web.Response:

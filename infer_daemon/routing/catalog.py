@@ -47,9 +47,7 @@ class Catalog:
         """
         deployment = self._by_model.get(model) if isinstance(model, str) else None
         if deployment is None or not may_use(deployment.model):
-            known = ", ".join(filter(may_use, self._by_model))
-            asked = f"{model[:100]!r}" if isinstance(model, str) else "given"
-            raise ModelNotFound(f"no model {asked}; there is: {known}", param="model")
+            raise no_model(model, filter(may_use, self._by_model))
         return deployment
 
     @property
@@ -59,3 +57,13 @@ class Catalog:
         for deployment in self._by_model.values():
             pools.setdefault(deployment.pool, []).append(deployment)
         return pools
+
+
+def no_model(asked: object, known: Iterable[str]) -> ModelNotFound:
+    """What is told to whoever asks for a model that is not there, or not for them.
+
+    Args: known: public names that they may use.
+    """
+    name = f"{asked[:100]!r}" if isinstance(asked, str) else "given"
+    there_is = ", ".join(known) or "none that this tenant may use"
+    return ModelNotFound(f"no model {name}; there is: {there_is}", param="model")

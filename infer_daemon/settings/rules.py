@@ -156,3 +156,13 @@ def _tenants(settings: Settings) -> Iterator[str]:
             if uid in users:
                 yield f"$.tenants.{name}.uids[{index}]: uid {uid} is tenant {users[uid]!r} already"
             users[uid] = name
+        for index, model in enumerate(tenant.models):
+            if model not in settings.models:
+                known = ", ".join(settings.models)
+                yield f"$.tenants.{name}.models[{index}]: no model {model!r} (there is: {known})"
+        # Only what somebody has written: "interactive" is the default, which a ceiling may lower.
+        if tenant.priority == "critical" != tenant.priority_max:
+            yield (
+                f"$.tenants.{name}.priority: 'critical' is above its priority_max, "
+                f'{tenant.priority_max!r} (critical work needs priority_max = "critical")'
+            )

@@ -52,3 +52,8 @@ def test_an_unknown_name_is_told_what_there_is(catalog: Catalog, name: object) -
         catalog.route(name)
     assert caught.value.param == "model"
     assert len(caught.value.message) < 200
+
+
+def test_who_may_use_no_model_is_told_so(catalog: Catalog) -> None:
+    with pytest.raises(ModelNotFound, match="no model 'chat'; there is: none that this tenant may"):
+        catalog.route("chat", may_use=lambda _: False)

@@ -106,10 +106,33 @@ def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
             "[engines.a]\nmodel = 'x'\nvllm = { max_num_seqs = 3 }\n[models.m]\nengines = ['a']",
             "$.engines.a.vllm.max_num_seqs: is set by $.engines.a.max_num_seqs",
         ),
+        (
+            A + "[models.chat]\nengines = ['a']\n[models.code]\nengines = ['a']\n"
+            "[tenants.x]\nmodels = ['chat', 'chta']",
+            "$.tenants.x.models[1]: no model 'chta' (there is: chat, code)",
+        ),
+        (
+            A + "[models.m]\nengines = ['a']\n[tenants.x]\npriority = 'critical'",
+            "$.tenants.x.priority: 'critical' is above its priority_max, 'interactive' "
+            '(critical work needs priority_max = "critical")',
+        ),
     ],
 )
 def test_a_contradiction_names_its_place(text: str, problem: str) -> None:
     assert problem in problems(text)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "priority = 'critical'\npriority_max = 'critical'",
+        "priority = 'batch'",
+        "priority_max = 'batch'",
+        "models = ['m']",
+    ],
+)
+def test_a_tenant_may_be_told_apart_in_any_way_that_means_something(keys: str) -> None:
+    assert problems(A + "[models.m]\nengines = ['a']\n[tenants.x]\n" + keys) == []
 
 
 def test_engines_that_say_how_much_they_take_may_share_a_device() -> None:
