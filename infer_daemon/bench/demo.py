@@ -16,6 +16,9 @@ from infer_daemon.tenancy.registry import key_hash
 
 ENGINE = "demo"
 SEQS_MAX = 64
+"""That the engine itself could hold."""
+WINDOW_SEQS = 16
+"""That it is given at once, as in `config/demo.toml`."""
 WIDE_OPEN = {"seqs": SEQS_MAX, "prefill_tokens": 1_000_000, "kv_share": 1.0}
 NOTHING_KEPT = {"kept_for_critical": 0.0, "kept_for_newcomers": 0.0, "kept_from_batch": 0.0}
 """Together they hold nothing back which the engine itself would take."""
@@ -37,7 +40,7 @@ _VLLM: dict[str, Any] = {
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     },
 }
-_WINDOW = {"seqs": 16, "prefill_tokens": 512}
+_WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 512}
 """As in `config/demo.toml`."""
 _SIM: dict[str, Any] = {"kind": "sim", "model": "echo", "sim": {"step_ms": 2.0}}
 

@@ -62,7 +62,7 @@ class Fairness(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was measured."""
 
     difference_bound: float
-    """VTC's: twice the larger of the longest prompt's and a full engine's service."""
+    """VTC's: twice the larger of the longest prompt's and a full window's service."""
     rounds: list[Round]
 
 
@@ -132,12 +132,13 @@ def others(services: Sequence[float]) -> float:
 
 def difference_bound(kv_tokens: int, shapes: Sequence[tuple[int, int]]) -> float:
     """VTC's bound for two tenants of equal weight that both always wait (Sheng et al., OSDI 2024):
-    2 * max(w_in * longest prompt, w_out * tokens in the engine at once).
+    2 * max(w_in * longest prompt, w_out * tokens in the engine at once), and at once in it are as
+    many sequences as its window takes.
 
     Args:
         kv_tokens: that the engine's cache holds; 0 if unknown.
     """
-    most = demo.SEQS_MAX * max(prompt + output for prompt, output in shapes)
+    most = demo.WINDOW_SEQS * max(prompt + output for prompt, output in shapes)
     held = min(most, kv_tokens) if kv_tokens else most
     longest = max(prompt for prompt, _ in shapes)
     return 2.0 * max(PROMPT_WEIGHT * longest, OUTPUT_WEIGHT * held)
@@ -223,7 +224,7 @@ class _Round:
 
 def _is_steady(sample: Sample) -> bool:
     told = sample.crowds.values()
-    return sum(had.done for had in told) >= demo.SEQS_MAX and min(had.done for had in told) > 0
+    return sum(had.done for had in told) >= demo.WINDOW_SEQS and min(had.done for had in told) > 0
 
 
 def _has_begun(sample: Sample) -> bool:

@@ -197,8 +197,8 @@ class _Round:
 
 
 def _is_steady(sample: Sample) -> bool:
-    """Every sequence of the engine has changed hands."""
-    return sum(had.done for had in sample.crowds.values()) >= demo.SEQS_MAX
+    """Every place in the window has changed hands."""
+    return sum(had.done for had in sample.crowds.values()) >= demo.WINDOW_SEQS
 
 
 def begun_among(requests: Sequence[Request], others: Sequence[Request]) -> list[Request]:

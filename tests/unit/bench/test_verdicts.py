@@ -122,12 +122,12 @@ def test_each_unfairness_misses_its_own_target() -> None:
         assert missed == [number == place for number in range(5)]
 
 
-def test_the_bound_is_that_of_a_full_engine_or_of_its_cache_if_that_is_smaller() -> None:
+def test_the_bound_is_that_of_a_full_window_or_of_its_cache_if_that_is_smaller() -> None:
     shapes = [(256, 32), (64, 64)]
 
-    assert fairness.difference_bound(0, shapes) == 2 * 2 * 64 * 288
-    assert fairness.difference_bound(1_000_000, shapes) == 2 * 2 * 64 * 288
-    assert fairness.difference_bound(10_000, shapes) == 2 * 2 * 10_000
+    assert fairness.difference_bound(0, shapes) == 2 * 2 * 16 * 288
+    assert fairness.difference_bound(1_000_000, shapes) == 2 * 2 * 16 * 288
+    assert fairness.difference_bound(1000, shapes) == 2 * 2 * 1000
     assert fairness.difference_bound(100, shapes) == 2 * 256
 
 
