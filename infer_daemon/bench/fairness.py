@@ -8,13 +8,14 @@ Every tenant keeps far more requests waiting than the engine takes.
 
 import re
 import statistics
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 from rich.table import Table
 
-from infer_daemon.bench import demo, launches, report
+from infer_daemon.bench import demo, report
+from infer_daemon.bench.arena import STEADY_TIMEOUT_S, Arena, arena, places_changed_hands
 from infer_daemon.bench.crowd import Crowd, Sample
 from infer_daemon.bench.figures import (
     OUTPUT_WEIGHT,
@@ -25,10 +26,9 @@ from infer_daemon.bench.figures import (
     rate,
     service,
 )
-from infer_daemon.bench.generator import Generator, Loads
 from infer_daemon.bench.report import Target, at_least, at_most
 from infer_daemon.bench.run import Report, Run
-from infer_daemon.bench.servers import Server, running
+from infer_daemon.bench.servers import Server
 
 DEVIATION_MAX = 0.03
 JAIN_MIN = 0.99
@@ -41,7 +41,6 @@ SHAPES = (
 )  # fmt: skip
 PAIR_CONNECTIONS, TEN_CONNECTIONS = 64, 32
 HEAVY_WEIGHT = 3.0
-STEADY_TIMEOUT_S = 240.0
 _KV_BLOCKS = re.compile(r'vllm:cache_config_info\{[^}]*num_gpu_blocks="(\d+)"')
 _BLOCK_SIZE = re.compile(r'vllm:cache_config_info\{[^}]*[{,]block_size="(\d+)"')
 
@@ -78,12 +77,9 @@ def bench(run: Run) -> Report:
         **{f"t{number}": {"weight": 1.0} for number in range(len(SHAPES))},
         "heavy": {"weight": HEAVY_WEIGHT},
     }
-    setup = demo.write(run.folder, "daemon", run.kind, demo.Plan(tenants=tenants))
-    run.say("the daemon")
-    with running(launches.daemon(setup.config, setup.state_dir)) as server:
-        loads = Loads(server, setup.keys["a"], problems)
-        bound = difference_bound(_kv_tokens(server), [LONG, BRIEF])
-        rounds = [_Round(run, loads, setup, seed + 1).measure() for seed in range(run.runs)]
+    with arena(run, tenants, problems) as place:
+        bound = difference_bound(_kv_tokens(place.server), [LONG, BRIEF])
+        rounds = [_Round(place, seed + 1).measure() for seed in range(run.runs)]
     found = Fairness(difference_bound=bound, rounds=rounds)
     return Report(tables=_tables(found), targets=targets(found), figures=found, problems=problems)
 
@@ -144,21 +140,19 @@ def difference_bound(kv_tokens: int, shapes: Sequence[tuple[int, int]]) -> float
     return 2.0 * max(PROMPT_WEIGHT * longest, OUTPUT_WEIGHT * held)
 
 
+@dataclass(frozen=True, slots=True)
 class _Round:
-    def __init__(self, run: Run, loads: Loads, setup: demo.Demo, seed: int) -> None:
-        self._run = run
-        self._loads = loads
-        self._setup = setup
-        self._seed = seed
+    place: Arena
+    seed: int
 
     def measure(self) -> Round:
         """All four loads, one after the other."""
-        say = self._run.say
+        say = self.place.run.say
         pair = [self._crowd("a", BRIEF), self._crowd("b", LONG)]
         lines, window = self._backlogged(pair)
         equal = [rate(line, *window) for line in lines]
         difference = difference_max(*(_within(line, *window) for line in lines))
-        say(f"  run {self._seed}: weights 1:1, service {_numbers(equal)} a second")
+        say(f"  run {self.seed}: weights 1:1, service {_numbers(equal)} a second")
         pair = [self._crowd("heavy", BRIEF), self._crowd("b", LONG)]
         lines, window = self._backlogged(pair)
         weighted = [rate(line, *window) for line in lines]
@@ -184,7 +178,7 @@ class _Round:
     ) -> Crowd:
         return Crowd(
             name=name,
-            key=self._setup.keys[name],
+            key=self.place.keys[name],
             prompt_tokens=shape[0],
             output_tokens=shape[1],
             connections=connections,
@@ -193,38 +187,33 @@ class _Round:
 
     def _backlogged(self, crowds: list[Crowd]) -> tuple[list[Timeline], tuple[float, float]]:
         """The service of each, and the time in which all of them were in full swing."""
-        time.sleep(self._run.settle_s)
-        with self._loads.at_work(crowds, seed=self._seed) as load:
-            from_s = self._steady(load)
-            until_s = load.go_on(from_s + self._run.seconds)
-            self._loads.end(load)
+        place = self.place
+        with place.full(crowds, _is_steady, seed=self.seed) as (load, from_s):
+            until_s = load.go_on(from_s + place.run.seconds)
+            place.loads.end(load)
         return [service(load.samples, crowd.name) for crowd in crowds], (from_s, until_s)
 
     def _returning(self) -> list[float]:
         """Two work all the time, a third only from the middle on."""
-        time.sleep(self._run.settle_s)
-        half_s = self._run.seconds / 2
+        place = self.place
+        half_s = place.run.seconds / 2
         staying = [self._crowd("a", BRIEF), self._crowd("b", BRIEF)]
-        with self._loads.at_work(staying, seed=self._seed) as load:
-            load.go_on(self._steady(load) + half_s)
-            with self._loads.at_work([self._crowd("returning", BRIEF)], seed=-self._seed) as late:
+        returning = [self._crowd("returning", BRIEF)]
+        with place.full(staying, _is_steady, seed=self.seed) as (load, steady_s):
+            load.go_on(steady_s + half_s)
+            with place.loads.at_work(returning, seed=-self.seed) as late:
                 from_s = late.wait(_has_begun, STEADY_TIMEOUT_S, "begin").at_s
                 until_s = max(late.go_on(from_s + half_s), load.go_on(from_s + half_s))
-                self._loads.end(late)
-            self._loads.end(load)
+                place.loads.end(late)
+            place.loads.end(load)
         lines = [service(load.samples, crowd.name) for crowd in staying]
         lines.append(service(late.samples, "returning"))
         return [rate(line, from_s, until_s) for line in lines]
 
-    @staticmethod
-    def _steady(load: Generator) -> float:
-        """When everybody had some requests answered."""
-        return load.wait(_is_steady, STEADY_TIMEOUT_S, "get steady").at_s
-
 
 def _is_steady(sample: Sample) -> bool:
-    told = sample.crowds.values()
-    return sum(had.done for had in told) >= demo.WINDOW_SEQS and min(had.done for had in told) > 0
+    """Everybody had some requests answered."""
+    return places_changed_hands(sample) and all(had.done for had in sample.crowds.values())
 
 
 def _has_begun(sample: Sample) -> bool:

@@ -9,17 +9,17 @@ critical requests still go first.
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 from rich.table import Table
 
-from infer_daemon.bench import demo, launches, report
-from infer_daemon.bench.crowd import Crowd, Request, Result, Sample
+from infer_daemon.bench import report
+from infer_daemon.bench.arena import Arena, arena, places_changed_hands
+from infer_daemon.bench.crowd import Crowd, Request, Result
 from infer_daemon.bench.figures import Latency, latency, rate, service
-from infer_daemon.bench.generator import Loads
 from infer_daemon.bench.report import Target, at_least, at_most
 from infer_daemon.bench.run import Report, Run
-from infer_daemon.bench.servers import running
 
 P99_MAX_MS = 50.0
 """Or twice the idle engine's."""
@@ -35,7 +35,6 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 100, 128
 SHORT_WORDS, SHORT_OUTPUT_TOKENS = 8, 8
 PAUSE_S = 0.3
 GIVE_UP_S = 60.0
-STEADY_TIMEOUT_S = 240.0
 LAST_WORDS_S = 60.0
 
 
@@ -74,11 +73,8 @@ def bench(run: Run) -> Report:
         CRITICAL: {"priority": "critical", "priority_max": "critical"},
         **{name: {"priority": "interactive"} for name in USERS},
     }
-    setup = demo.write(run.folder, "daemon", run.kind, demo.Plan(tenants=tenants))
-    run.say("the daemon")
-    with running(launches.daemon(setup.config, setup.state_dir)) as server:
-        loads = Loads(server, setup.keys["many"], problems)
-        rounds = [_Round(run, loads, setup, seed + 1).measure() for seed in range(run.runs)]
+    with arena(run, tenants, problems) as place:
+        rounds = [_Round(place, seed + 1).measure() for seed in range(run.runs)]
     found = Priority(rounds=rounds)
     return Report(tables=[_table(found)], targets=targets(found), figures=found, problems=problems)
 
@@ -113,22 +109,20 @@ def targets(found: Priority) -> list[Target]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
 class _Round:
-    def __init__(self, run: Run, loads: Loads, setup: demo.Demo, seed: int) -> None:
-        self._run = run
-        self._loads = loads
-        self._setup = setup
-        self._seed = seed
+    place: Arena
+    seed: int
 
     def measure(self) -> Round:
         """An idle engine, one full of batch work, and one full of both."""
-        say = self._run.say
+        say = self.place.run.say
         idle = latency(self._short(USERS).of(*USERS))
         beside, alone_per_s, _ = self._beside([self._many("nightly", "batch")], (*USERS, CRITICAL))
         interactive = latency(beside.of(*USERS))
         critical = latency(beside.of(CRITICAL))
         say(
-            f"  run {self._seed}: TTFT p99 {idle.p99_ms:.1f} ms idle; beside batch "
+            f"  run {self.seed}: TTFT p99 {idle.p99_ms:.1f} ms idle; beside batch "
             f"{interactive.p99_ms:.1f} interactive, {critical.p99_ms:.1f} critical"
         )
         both = [self._many("nightly", "batch"), self._many("many", "interactive")]
@@ -156,12 +150,10 @@ class _Round:
     ) -> tuple[Result, dict[str, float], Result]:
         """Short requests beside those that fill the engine: what became of them, and of the others
         the service a second and what became of them."""
-        time.sleep(self._run.settle_s)
-        with self._loads.at_work(many, seed=self._seed) as load:
-            from_s = load.wait(_is_steady, STEADY_TIMEOUT_S, "get steady").at_s
+        with self.place.full(many, places_changed_hands, seed=self.seed) as (load, from_s):
             beside = self._short(short)
             until_s = load.go_on(time.monotonic())
-            filled = self._loads.end(load)
+            filled = self.place.loads.end(load)
         had = {
             crowd.name: rate(service(load.samples, crowd.name), from_s, until_s) for crowd in many
         }
@@ -171,34 +163,29 @@ class _Round:
         crowds = [
             Crowd(
                 name=name,
-                key=self._setup.keys[name],
-                prompt_tokens=self._loads.template_tokens + SHORT_WORDS,
+                key=self.place.keys[name],
+                prompt_tokens=self.place.loads.template_tokens + SHORT_WORDS,
                 output_tokens=SHORT_OUTPUT_TOKENS,
                 connections=1,
                 pause_s=PAUSE_S,
-                end_s=self._run.seconds,
+                end_s=self.place.run.seconds,
                 give_up_s=GIVE_UP_S,
                 headers={"x-priority": "critical" if name == CRITICAL else "interactive"},
             )
             for name in names
         ]
-        return self._loads.play(crowds, self._run.seconds + LAST_WORDS_S, seed=-self._seed)
+        return self.place.loads.play(crowds, self.place.run.seconds + LAST_WORDS_S, seed=-self.seed)
 
     def _many(self, name: str, priority: str) -> Crowd:
         return Crowd(
             name=name,
-            key=self._setup.keys[name],
+            key=self.place.keys[name],
             prompt_tokens=PROMPT_TOKENS,
             output_tokens=OUTPUT_TOKENS,
             connections=SATURATING,
             is_staggered=True,
             headers={"x-priority": priority},
         )
-
-
-def _is_steady(sample: Sample) -> bool:
-    """Every place in the window has changed hands."""
-    return sum(had.done for had in sample.crowds.values()) >= demo.WINDOW_SEQS
 
 
 def begun_among(requests: Sequence[Request], others: Sequence[Request]) -> list[Request]:
