@@ -69,7 +69,7 @@ def show(settings: Settings) -> None:
             engine.model,
             _place(name, engine, factory),
             _size(engine.kv_cache_memory_bytes) if engine.kind == "vllm" else "simulated",
-            f"{engine.max_num_seqs} sequences",
+            _window(engine),
             ", ".join(served),
         )
     console.print(engines)
@@ -93,6 +93,12 @@ def _place(name: str, engine: EngineSection, factory: "VllmFactory | None") -> s
         cores = factory.cpu_bindings[name]
         return f"CPU cores {cores}" if cores else "CPU, any core"
     return f"GPU {', '.join(map(str, engine.devices))}" if engine.devices else "the first GPU"
+
+
+def _window(engine: EngineSection) -> str:
+    """What of its sequences the engine is given at once; see `engines.pool.window_limits`."""
+    most, given = engine.max_num_seqs, engine.window.seqs
+    return f"{most} sequences" if given is None or given >= most else f"{given} of {most} sequences"
 
 
 def _size(size_bytes: int | None) -> str:

@@ -61,8 +61,11 @@ def _used(window: dict[str, int], what: str) -> str:
 
 
 def _lines(pools: dict[str, Any]) -> Table:
-    """Who waits and runs, and how long one more would wait."""
-    table = _table("pool", "class", "tenant", "waiting", "running", "service", "a newcomer waits")
+    """Who waits and runs, by which counter turns go (the smallest is next), and how long one more
+    request of the same tenant would wait."""
+    table = _table(
+        "pool", "class", "tenant", "waiting", "running", "virtual counter", "one more waits"
+    )
     for name, pool in pools.items():
         for tier, tenants in pool["classes"].items():
             for tenant, line in tenants.items():

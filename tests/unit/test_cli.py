@@ -32,6 +32,22 @@ def test_check_shows_what_a_configuration_means(root: Path, capsys: Capture) -> 
         assert words in shown
 
 
+def test_check_shows_the_window_and_not_what_the_engine_could_hold(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "windows.toml"
+    engine = '[engines.{0}]\nkind = "sim"\nmodel = "echo"\nmax_num_seqs = 64\nwindow.seqs = {1}\n'
+    models = '[models.m]\nengines = ["small"]\n[models.n]\nengines = ["large"]\n'
+    path.write_text(engine.format("small", 16) + engine.format("large", 999) + models)
+
+    assert main(["check", str(path)]) == 0
+    small, large = capsys.readouterr().out.splitlines()[-3:-1]
+    assert "16 of 64 sequences" in small
+    assert "64 sequences" in large
+    assert "of" not in large
+
+
 def test_check_lists_every_error_and_fails(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(

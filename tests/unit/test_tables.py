@@ -43,6 +43,7 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     assert "a m ready 5 s 7 3 25%" in shown
     assert "b m dead 5 s - - -" in shown
     assert "m 4 3 a 3/8 120/4000 -" in shown
+    assert "pool class tenant waiting running virtual counter one more waits" in shown
     assert "m interactive acme 4 3 12,346 1.2 s" in shown
 
 
