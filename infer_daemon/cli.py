@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(models)
     models.set_defaults(run=_models)
 
-    state = commands.add_parser("state", help="engines, queues and models of the running daemon")
+    state = commands.add_parser(
+        "state", help="engines, queues, limits and models of the running daemon"
+    )
     _add_running(state)
     state.set_defaults(run=_state)
 

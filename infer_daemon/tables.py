@@ -12,7 +12,7 @@ _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow"}
 
 
 def show_state(state: dict[str, Any]) -> None:
-    """Engines, queues and models."""
+    """Engines, queues, limits and models."""
     console = Console()
     console.print(
         f"infer-daemon {state['version']}, pid {state['pid']}: [bold]{state['status']}[/], "
@@ -35,6 +35,8 @@ def show_state(state: dict[str, Any]) -> None:
     console.print(_windows(state["pools"]))
     if any(any(pool["classes"].values()) for pool in state["pools"].values()):
         console.print(_lines(state["pools"]))
+    if state["limits"]:
+        console.print(_limits(state["limits"]))
     show_models(state)
 
 
@@ -79,6 +81,41 @@ def _lines(pools: dict[str, Any]) -> Table:
                     f"{line['expected_wait_s']:.1f} s",
                 )
     return table
+
+
+_PLACES = {"in_flight": "in flight", "waiting": "waiting"}
+_RATES = {
+    "requests": "requests/min left",
+    "input_tokens": "input tokens/min left",
+    "output_tokens": "output tokens/min left",
+}
+
+
+def _limits(limits: dict[str, Any]) -> Table:
+    """What is taken of the places, and left of the minute, of everybody who has a limit; what is
+    used up is red: it is what a 429 is for."""
+    table = _table("limits of", *_PLACES.values(), *_RATES.values())
+    for owner, found in limits.items():
+        places = (_place(found.get(what)) for what in _PLACES)
+        table.add_row(owner, *places, *(_rate(found.get(what)) for what in _RATES))
+    return table
+
+
+def _place(found: dict[str, int] | None) -> str:
+    if found is None:
+        return "-"
+    return _of(found["taken"], found["limit"], is_used_up=found["taken"] >= found["limit"])
+
+
+def _rate(found: dict[str, int] | None) -> str:
+    if found is None:
+        return "-"
+    return _of(found["left"], found["per_minute"], is_used_up=found["left"] < 1)
+
+
+def _of(number: int, most: int, *, is_used_up: bool) -> str:
+    text = f"{number:,}/{most:,}"
+    return f"[red]{text}[/]" if is_used_up else text
 
 
 def show_story(story: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from infer_daemon import __version__
+from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.states import EngineState
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.fleet import Fleet
@@ -28,6 +29,7 @@ class Parts(Protocol):
     path: RequestPath
     tenants: Registry
     catalog: Catalog
+    admission: Admission
     pools: dict[str, Pool]
     schedulers: dict[str, Scheduler]
     fleet: Fleet
@@ -121,6 +123,7 @@ class View:
             "models": readiness["models"],
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
+            "limits": self._parts.admission.snapshot(now_s),
         }
 
     def _engine_states(self, now_s: float) -> Iterator[dict[str, object]]:

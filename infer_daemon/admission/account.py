@@ -27,6 +27,24 @@ class Account:
         self.in_flight = _places(self.in_flight, limits.max_concurrency)
         self.queued = _places(self.queued, limits.max_queued, is_queue=True)
 
+    def snapshot(self, now_s: float) -> dict[str, dict[str, int]]:
+        """Of each limit that is set, what is taken or left of how much; {} if none is."""
+        places = {"in_flight": self.in_flight, "waiting": self.queued}
+        rates = {
+            "requests": self.requests,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+        return {
+            name: {"taken": each.taken, "limit": each.limit}
+            for name, each in places.items()
+            if each is not None
+        } | {
+            name: {"left": max(0, int(each.left(now_s))), "per_minute": int(each.per_minute)}
+            for name, each in rates.items()
+            if each is not None
+        }
+
 
 def _rate(rate: Rate | None, per_minute: float | None, now_s: float) -> Rate | None:
     if per_minute is None:

@@ -182,6 +182,13 @@ class Admission:
             found |= _rate_headers("tokens", tightest, now_s)
         return found
 
+    def snapshot(self, now_s: float) -> dict[str, dict[str, dict[str, int]]]:
+        """Plain values for `infer-daemon state`: what is used of the limits of the daemon, each
+        model and each tenant; whoever has none is left out."""
+        accounts = {self._daemon.owner: self._daemon, **self._models, **self._tenants}
+        found = {owner: account.snapshot(now_s) for owner, account in accounts.items()}
+        return {owner: limits for owner, limits in found.items() if limits}
+
     def check(self) -> None:
         """Assert that nothing is taken that no open request holds; tests call it."""
         for name, places in self._queues.items():

@@ -63,6 +63,24 @@ async def test_a_new_limit_holds_at_once_and_running_requests_go_on(
         assert int(refused.headers["Retry-After"]) >= 1
 
 
+async def test_state_shows_what_is_used_of_limits_and_forgets_those_that_are_gone(
+    live: Live, capsys: Capture
+) -> None:
+    live.write(tenant="limits = { max_concurrency = 5, requests_per_minute = 100 }")
+    assert await command(live, "reload") == 0
+    async with live.streaming() as events:
+        await events.next()
+        capsys.readouterr()
+        assert await command(live, "state") == 0
+        assert "tenant acme 1/5 - 99/100 - -" in " ".join(capsys.readouterr().out.split())
+
+    live.write()
+    assert await command(live, "reload") == 0
+    capsys.readouterr()
+    assert await command(live, "state", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["limits"] == {}
+
+
 async def test_a_key_that_was_taken_out_is_not_valid_any_more(live: Live) -> None:
     other = TENANT.replace(key_hash(KEY), key_hash("sk-new"))
     live.file.write_text(f"{SIM}\n{other}")

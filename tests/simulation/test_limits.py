@@ -123,6 +123,33 @@ async def test_what_a_cancelled_request_has_reserved_is_given_back(
         assert await outcome(inside, max_tokens=500) == "ok"
 
 
+async def test_what_is_used_of_every_limit_is_told_and_nothing_else(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "max_concurrency = 10\nmax_queued = 12\nrequests_per_minute = 60"
+    more = "[models.echo.limits]\noutput_tokens_per_minute = 6000"
+    async with limited(
+        settings_of, limits, of="tenants.acme.limits", more=more
+    ).running() as inside:
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(outcome(inside, max_tokens=100)) for _ in range(10)]
+        await asyncio.sleep(0.5)
+        assert inside.admission.snapshot(loop.time()) == {
+            "model echo": {"output_tokens": {"left": 5050, "per_minute": 6000}},
+            "tenant acme": {
+                "in_flight": {"taken": 10, "limit": 10},
+                "waiting": {"taken": inside.schedulers["echo"].waiting, "limit": 12},
+                "requests": {"left": 50, "per_minute": 60},
+            },
+        }
+        await asyncio.wait(tasks)
+
+        await asyncio.sleep(60)
+        later = inside.admission.snapshot(loop.time())["tenant acme"]
+        assert [later["in_flight"]["taken"], later["waiting"]["taken"]] == [0, 0]
+        assert later["requests"]["left"] == 60
+
+
 class Polite:
     """Clients that come again when they were told to, one request after the other."""
 

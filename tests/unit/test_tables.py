@@ -22,6 +22,16 @@ LINE = {"waiting": 4, "running": 3, "counter": 12345.6, "expected_wait_s": 1.25}
 CLASSES = {"critical": {}, "interactive": {"acme": LINE}, "batch": {}}
 
 
+LIMITS = {
+    "model m": {"in_flight": {"taken": 3, "limit": 512}},
+    "tenant acme": {
+        "waiting": {"taken": 8, "limit": 8},
+        "requests": {"left": 0, "per_minute": 60},
+        "output_tokens": {"left": 19402, "per_minute": 20000},
+    },
+}
+
+
 def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
     """The whole of /state."""
     return {
@@ -31,6 +41,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "requests_in_flight": 2,
         "engines": list(engines),
         "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": WINDOW}, "classes": CLASSES}},
+        "limits": LIMITS,
         "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
     }
 
@@ -45,6 +56,23 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     assert "m 4 3 a 3/8 120/4000 -" in shown
     assert "pool class tenant waiting running virtual counter one more waits" in shown
     assert "m interactive acme 4 3 12,346 1.2 s" in shown
+
+
+def test_everybody_who_has_a_limit_is_shown_with_what_is_used_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.show_state(state(engine()))
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert "limits of in flight waiting" in shown
+    assert "model m 3/512 - - - -" in shown
+    assert "tenant acme - 8/8 0/60 - 19,402/20,000" in shown
+
+
+def test_without_limits_nothing_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_state({**state(engine()), "limits": {}})
+
+    assert "limits of" not in capsys.readouterr().out
 
 
 def test_a_story_is_told_in_order_with_what_was_written_down(
