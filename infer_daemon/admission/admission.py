@@ -143,7 +143,10 @@ class Admission:
             )
             asked = ticket.asked_output_tokens
             if asked is not None and output_tokens < min(asked, output_tokens_max):
-                record.told["x-infer-clamped"] = f"max_tokens={output_tokens}"
+                told = f"max_tokens={output_tokens}"
+                if record.told.get("x-infer-clamped") != told:
+                    record.note(f"clamped: {told}")
+                record.told["x-infer-clamped"] = told
         ticket.take_tokens(prompt_tokens, output_tokens * seqs, now_s)
         return output_tokens
 

@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 STORIES_MAX = 4096
 """Requests whose story is kept after they settled: a few megabytes."""
+_DONE = {"truncated": "x-infer-truncated", "clamped": "x-infer-clamped"}
+"""What may have been done to a request before it was answered, and the header that says so."""
 _ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -147,6 +149,7 @@ def _line(record: RequestRecord, stages_s: dict[str, float]) -> dict[str, object
     }
     if record.code:
         line["code"] = record.code
+    line |= {what: record.told[header] for what, header in _DONE.items() if header in record.told}
     if record.detail:
         line["detail"] = record.detail
     total_s = (record.settled_s or record.accepted_s) - record.accepted_s

@@ -132,6 +132,21 @@ async def test_a_story_says_what_happened_to_a_request(live: Live, capsys: Captu
     assert f"id={answer.headers['x-request-id']}" in told
 
 
+async def test_a_story_says_what_was_done_to_a_request(live: Live, capsys: Capture) -> None:
+    limits = 'max_prompt_tokens = 3, max_output_tokens = 2, too_long_text = "keep_tail"'
+    live.write(tenant=f"limits = {{ {limits} }}")
+    assert await command(live, "reload") == 0
+    body = {"model": "echo", "prompt": "a b c d e", "max_tokens": 9}
+    answer = await live.post("/v1/completions", body)
+    capsys.readouterr()
+    assert await command(live, "story", answer.json()["id"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+
+    truncated, clamped = (answer.headers[f"x-infer-{what}"] for what in ("truncated", "clamped"))
+    assert told.count(f"truncated: {truncated}") == told.count("clamped: max_tokens=2") == 1
+    assert f"truncated={truncated}, clamped={clamped}" in told
+
+
 async def test_the_story_of_a_request_that_waits_is_told_too(live: Live, capsys: Capture) -> None:
     async with live.streaming() as events:
         await events.next()

@@ -133,6 +133,22 @@ def test_a_settled_request_is_one_line_with_everything_but_words(
     ]
 
 
+def test_what_was_done_to_a_request_is_in_its_line(
+    recorder: Recorder, log_lines: list[EventDict]
+) -> None:
+    record = recorder.open(Endpoint.CHAT)
+    record.told = {
+        "x-infer-priority": "batch",
+        "x-infer-truncated": "turns=3",
+        "x-infer-clamped": "max_tokens=20",
+    }
+    recorder.settle(record, Outcome.OK, None)
+
+    (line,) = log_lines
+    assert (line["truncated"], line["clamped"]) == ("turns=3", "max_tokens=20")
+    assert line["tier"] == "interactive"
+
+
 def test_a_refusal_is_logged_with_its_code(recorder: Recorder, log_lines: list[EventDict]) -> None:
     error = QueueFull()
     recorder.settle(recorder.open(Endpoint.CHAT), error.outcome, error)
