@@ -26,6 +26,7 @@ from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.live import Live, policy, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
@@ -99,7 +100,7 @@ class Daemon:
         )
         self.live = Live(settings, self, reread)
         self.view = View(self)
-        self.doors = Doors(settings, folder)
+        self.doors = Doors(settings, folder, DoorRefusals(self.metrics))
 
     def _plans(self) -> list[PoolPlan]:
         return [

@@ -6,6 +6,7 @@ import structlog
 
 from infer_daemon import notify
 from infer_daemon.api import admin, app, listeners
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.request_path import RequestPath
 from infer_daemon.settings.schema import Settings
 from infer_daemon.settings.state_folder import StateFolder
@@ -19,9 +20,10 @@ ANY_ADDRESS = ("", "0.0.0.0", "::")
 class Doors:
     """The listeners of one daemon. Opened once, closed once."""
 
-    def __init__(self, settings: Settings, folder: StateFolder) -> None:
+    def __init__(self, settings: Settings, folder: StateFolder, refusals: DoorRefusals) -> None:
         self._settings = settings
         self._folder = folder
+        self._refusals = refusals
         self._runners: list[listeners.Runner] = []
         self._sockets: list[Path] = []
         """Files that are ours to remove; those of the service manager are not."""
@@ -53,18 +55,18 @@ class Doors:
 
     async def _open_for_operators(self, view: View) -> None:
         listen, admins = self._settings.listen, self._settings.admin
-        local = await self._runner(admin.build(view))
+        local = await self._runner(admin.build(view, self._refusals))
         await listeners.listen_unix(local, self._folder.admin_socket, 0o600)
         self._sockets.append(self._folder.admin_socket)
         if admins.port is not None:
-            remote = await self._runner(admin.build(view, admins.key_hashes))
+            remote = await self._runner(admin.build(view, self._refusals, admins.key_hashes))
             tls = listeners.tls_context(listen.tls_certificate, listen.tls_key)
             await listeners.listen_tcp(remote, admins.host, admins.port, tls)
 
     async def _open_for_tenants(self, path: RequestPath, view: View) -> None:
         listen = self._settings.listen
         tls = listeners.tls_context(listen.tls_certificate, listen.tls_key)
-        api = await self._runner(app.build(path, view, listen))
+        api = await self._runner(app.build(path, view, listen, self._refusals))
         if inherited := notify.inherited_sockets():
             for given in inherited:
                 log.info("door_inherited", address=await listeners.inherit(api, given, tls))
@@ -78,7 +80,7 @@ class Doors:
         log.info("door_open", url=self.url, unix_socket=str(socket or ""))
 
     async def _runner(self, application: app.Application) -> listeners.Runner:
-        runner = await listeners.runner(application, self._settings.listen)
+        runner = await listeners.runner(application, self._settings.listen, self._refusals)
         self._runners.append(runner)
         return runner
 

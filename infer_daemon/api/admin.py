@@ -10,15 +10,18 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from infer_daemon.api.app import Handler, View, add_operator_paths, errors_in_shape
-from infer_daemon.api.openai import bearer_key
+from infer_daemon.api.openai import bearer_key, error_response
 from infer_daemon.domain.errors import ClientError, InvalidKey, NoSuchPath
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.settings.load import SettingsError
 from infer_daemon.tenancy.registry import key_hash
 
 ASK_TIMEOUT_S = 10.0
 
 
-def build(view: View, key_hashes: Sequence[str] | None = None) -> web.Application:
+def build(
+    view: View, refusals: DoorRefusals, key_hashes: Sequence[str] | None = None
+) -> web.Application:
     """The operators' application: `GET /state`, `GET /story/ID`, `POST /reload`, and what load
     balancers and Prometheus ask.
 
@@ -26,7 +29,7 @@ def build(view: View, key_hashes: Sequence[str] | None = None) -> web.Applicatio
         key_hashes: of the operators' keys, one of which every request must carry; None where the
             file mode of a socket is the key.
     """
-    app = web.Application(middlewares=[errors_in_shape])
+    app = web.Application(middlewares=[errors_in_shape(refusals)])
     if key_hashes is not None:
         app.middlewares.append(_keyed(frozenset(key_hashes)))
 
@@ -36,14 +39,14 @@ def build(view: View, key_hashes: Sequence[str] | None = None) -> web.Applicatio
     async def show_story(request: web.Request) -> web.Response:
         story = view.story(request.match_info["id"])
         if story is None:
-            raise NoSuchPath("no request of the last ones has this id")
+            return error_response(NoSuchPath("no request of the last ones has this id"), None)
         return _json(story)
 
     async def reload(_: web.Request) -> web.Response:
         try:
             return _json(await view.reload())
         except SettingsError as error:
-            raise ClientError(str(error)) from error
+            return error_response(ClientError(str(error)), None)
 
     app.router.add_get("/state", show_state)
     app.router.add_get("/story/{id}", show_story)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from infer_daemon import __version__
 from infer_daemon.api import sse
@@ -21,6 +22,7 @@ from infer_daemon.domain.errors import (
 )
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.request_path import Ask, RequestPath
 from infer_daemon.routing.catalog import no_model
 from infer_daemon.settings.schema import ListenSection
@@ -54,9 +56,13 @@ class View(Protocol):
         """Read the configuration again; raises SettingsError, and then nothing has changed."""
 
 
-def build(path: RequestPath, view: View, limits: ListenSection) -> web.Application:
+def build(
+    path: RequestPath, view: View, limits: ListenSection, refusals: DoorRefusals
+) -> web.Application:
     """The application; the daemon puts it behind its listeners."""
-    app = web.Application(client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape])
+    app = web.Application(
+        client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape(refusals)]
+    )
     app.on_response_prepare.append(_say_who)
     for url, endpoint in PATHS.items():
         app.router.add_post(url, partial(_ask, path, limits, endpoint), expect_handler=_expect)
@@ -113,13 +119,20 @@ async def _ask(
     )
 
 
-@web.middleware
-async def errors_in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+def errors_in_shape(refusals: DoorRefusals) -> Middleware:
     """Every refusal in the shape that the client's library parses."""
-    try:
-        return await handler(request)
-    except (DaemonError, web.HTTPClientError) as error:
-        return error_response(_in_our_words(error, request), PATHS.get(request.path))
+
+    @web.middleware
+    async def in_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (DaemonError, web.HTTPClientError) as caught:
+            error = _in_our_words(caught, request)
+            if not error.request_id:  # else it has settled, and has a line of its own
+                refusals.add(error)
+            return error_response(error, PATHS.get(request.path))
+
+    return in_shape
 
 
 def _in_our_words(error: DaemonError | web.HTTPClientError, request: web.Request) -> DaemonError:
@@ -130,7 +143,9 @@ def _in_our_words(error: DaemonError | web.HTTPClientError, request: web.Request
             return NoSuchPath(f"there is nothing at {request.path[:200]}")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return MethodNotAllowed(f"{request.path[:200]} answers {allowed}")
+            refusal = MethodNotAllowed(f"{request.path[:200]} answers {allowed}")
+            refusal.headers = {"Allow": allowed}
+            return refusal
         case web.HTTPRequestEntityTooLarge():
             return BodyTooLarge()
         case _:

@@ -20,6 +20,7 @@ from infer_daemon.domain.errors import (
     SentTooSlowly,
     TooManyConnections,
 )
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.settings.schema import ListenSection
 
 log = structlog.get_logger()
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 class Door(web.Server):
     """Makes a protocol for each connection, up to a limit."""
 
-    def __init__(self, made: web.Server, limits: ListenSection) -> None:
+    def __init__(self, made: web.Server, limits: ListenSection, refusals: DoorRefusals) -> None:
         """Args: made: the server that the application would use; its handlers are kept."""
         super().__init__(
             made.request_handler,
@@ -43,24 +44,24 @@ class Door(web.Server):
             # A body that cannot be unpacked would be a traceback in the log, for anybody to cause.
             auto_decompress=False,
         )
-        self._limits = limits
+        self.limits = limits
+        self.refusals = refusals
 
     def __call__(self) -> RequestHandler:
         """A new connection."""
-        is_full = len(self._connections) >= self._limits.connections_max
-        return Visitor(self, self._limits, is_full=is_full, kwargs=self._kwargs)
+        is_full = len(self._connections) >= self.limits.connections_max
+        return Visitor(self, is_full=is_full, kwargs=self._kwargs)
 
 
 class Visitor(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_is_full", "_limits", "_patience", "_unread")
+    __slots__ = ("_is_full", "_limits", "_patience", "_refusals", "_unread")
 
-    def __init__(
-        self, door: Door, limits: ListenSection, *, is_full: bool, kwargs: dict[str, Any]
-    ) -> None:
+    def __init__(self, door: Door, *, is_full: bool, kwargs: dict[str, Any]) -> None:
         super().__init__(door, loop=asyncio.get_running_loop(), **kwargs)
-        self._limits = limits
+        self._limits = door.limits
+        self._refusals = door.refusals
         self._is_full = is_full
         self._patience: asyncio.TimerHandle | None = None
         """Runs while the head of a request is awaited."""
@@ -120,6 +121,7 @@ class Visitor(RequestHandler):
         else:
             log.error("request_failed", exc_info=exc)
             error = DaemonError()
+        self._refusals.add(error)
         response = error_response(error, None)
         response.force_close()
         return response
@@ -152,6 +154,7 @@ class Visitor(RequestHandler):
         transport = self.transport
         if transport is None:
             return
+        self._refusals.add(error)
         response = error_response(error, None)
         assert isinstance(response.body, bytes)
         head = [f"HTTP/1.1 {error.status} {response.reason}", "Connection: close"]

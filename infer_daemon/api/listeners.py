@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from infer_daemon.api.door import Door
+from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.settings.schema import ListenSection
 
 SHUTDOWN_GRACE_S = 0.5
@@ -28,15 +29,16 @@ class AddressInUse(Exception):
 class Runner(web.AppRunner):
     """An application behind any number of listeners, with the door's limits."""
 
-    def __init__(self, app: web.Application, limits: ListenSection) -> None:
+    def __init__(self, app: web.Application, limits: ListenSection, refusals: DoorRefusals) -> None:
         # A client that goes away cancels its handler, and with it the work in the engine.
         super().__init__(
             app, handler_cancellation=True, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE_S
         )
         self._limits = limits
+        self._refusals = refusals
 
     async def _make_server(self) -> web.Server:
-        return Door(await super()._make_server(), self._limits)
+        return Door(await super()._make_server(), self._limits, self._refusals)
 
     def tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
         """For asyncio's `create_server`: who shakes hands too slowly is as slow as any sender."""
@@ -71,9 +73,9 @@ class Site(web.BaseSite):
         self._server = await self._create(server)
 
 
-async def runner(app: web.Application, limits: ListenSection) -> Runner:
+async def runner(app: web.Application, limits: ListenSection, refusals: DoorRefusals) -> Runner:
     """Prepare an application for any number of listeners."""
-    app_runner = Runner(app, limits)
+    app_runner = Runner(app, limits, refusals)
     await app_runner.setup()
     return app_runner
 

@@ -69,7 +69,7 @@ class DaemonError(Exception):
         self.request_id = ""
         """Set by the request path, for the client to quote."""
         self.headers: Mapping[str, str] = {}
-        """Set by the request path: what the client is told besides."""
+        """Set by the request path or the door: what the client is told besides."""
 
     @property
     def message(self) -> str:

@@ -44,6 +44,12 @@ class Metrics:
             ("model", "engine", "tenant", "outcome", "code"),
             registry=registry,
         )
+        self._door_refusals = Counter(
+            "infer_door_refusals_total",
+            "Refusals before there was a request",
+            ("reason",),
+            registry=registry,
+        )
         self._objective = Counter(
             "infer_ttft_objective_total",
             "Requests of tenants with a TTFT objective, by whether their first token came in time",
@@ -102,6 +108,10 @@ class Metrics:
         hot.completion_tokens.inc(new_tokens)
         if gap_s is not None:
             hot.gap.observe(gap_s)
+
+    def on_door_refused(self, reason: str) -> None:
+        """Somebody was refused before there was a request."""
+        self._door_refusals.labels(reason).inc()
 
     def on_settled(self, record: RequestRecord, stages_s: dict[str, float]) -> None:
         """A request has ended; `stages_s` as `recorder.stages` gives them."""

@@ -4,6 +4,7 @@ import asyncio
 import grp
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -37,6 +38,13 @@ async def say(running: Running, text: str | bytes) -> tuple[int, dict[str, str]]
     return int(head.split()[1]), json.loads(body)["error"]
 
 
+def refusals(running: Running) -> dict[str, int]:
+    """What Prometheus is told of refusals before there was a request."""
+    page = running.daemon.view.metrics().decode()
+    found = re.findall(r'infer_door_refusals_total{reason="(\w+)"} (\d+)', page)
+    return {reason: int(count) for reason, count in found}
+
+
 @pytest.mark.parametrize(
     ("text", "status", "code"),
     [
@@ -54,12 +62,15 @@ async def say(running: Running, text: str | bytes) -> tuple[int, dict[str, str]]
     ],
 )  # fmt: skip
 async def test_what_is_no_request_or_comes_too_slowly_is_told_so_and_the_door_closes(
-    serve: Serve, text: str | bytes, status: int, code: str
+    serve: Serve, log_lines: list[EventDict], text: str | bytes, status: int, code: str
 ) -> None:
     running = await serve(listening("send_timeout_s = 0.3", "header_bytes_max = 4096"))
     told, error = await say(running, text)
 
     assert (told, error["code"]) == (status, code)
+    # A request that was begun has a line of its own.
+    codes = [line.get("code") or line.get("reason") for line in log_lines]
+    assert codes.count(code) == 1
     assert (await running.post(COMPLETIONS, BODY)).status_code == 200
 
 
@@ -123,6 +134,7 @@ async def test_one_connection_too_many_is_turned_away_and_the_next_is_welcome(
         await writer.wait_closed()
 
     assert (status, error["code"]) == (503, "too_many_connections")
+    assert refusals(running) == {"too_many_connections": 1}
     await asyncio.sleep(0.05)
     assert (await running.post(COMPLETIONS, BODY)).status_code == 200
 
@@ -223,7 +235,30 @@ async def test_the_operators_tcp_door_opens_to_their_key_and_no_tenants(serve: S
         answers["none"] = (await client.get("/metrics")).status_code
 
     assert answers == {"sk-op": 200, "sk-acme": 401, "nonsense": 401, "none": 401}
+    assert refusals(running) == {"invalid_api_key": 3}
     assert (await running.http.get("/state")).status_code == 404
+
+
+async def test_whoever_is_refused_before_a_request_is_counted_and_logged_without_a_word_of_theirs(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    for _ in range(20):
+        await running.http.get("/wp-login.php")
+    await running.http.get(COMPLETIONS)
+    await running.http.get("/v1/models", headers={"Authorization": "Bearer sk-nobody"})
+    await running.post(COMPLETIONS, BODY, headers={"Authorization": "Bearer sk-nobody"})
+
+    refused = {"not_found": 20, "method_not_allowed": 1, "invalid_api_key": 1}
+    assert refusals(running) == refused
+    lines = [line for line in log_lines if line["event"] == "door_refused"]
+    assert {line["reason"] for line in lines} == set(refused)
+    assert len(lines) < 10
+    assert all(line.keys() == {"event", "log_level", "reason", "count"} for line in lines)
+
+
+async def test_who_asks_in_a_wrong_way_is_told_the_right_one(running: Running) -> None:
+    assert (await running.http.get(COMPLETIONS)).headers["Allow"] == "POST"
+    assert (await running.http.post("/v1/models")).headers["Allow"] == "GET, HEAD"
 
 
 @pytest.fixture
