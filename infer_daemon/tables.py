@@ -18,10 +18,23 @@ def show_state(state: dict[str, Any]) -> None:
         f"infer-daemon {state['version']}, pid {state['pid']}: [bold]{state['status']}[/], "
         f"{state['requests_in_flight']} requests in flight"
     )
-    engines = _table("engine", "model", "state", "for", "pid", "running", "KV used", "note")
-    for engine in state["engines"]:
+    tables = [_engines(state["engines"]), _windows(state["pools"])]
+    if any(any(pool["classes"].values()) for pool in state["pools"].values()):
+        tables.append(_lines(state["pools"]))
+    if state["limits"]:
+        tables.append(_limits(state["limits"]))
+    for table in tables:
+        console.print(table)
+        console.print()
+    show_models(state)
+
+
+def _engines(engines: list[dict[str, Any]]) -> Table:
+    """Whether each engine works, and if not why."""
+    table = _table("engine", "model", "state", "for", "pid", "running", "KV used", "note")
+    for engine in engines:
         stats = engine["stats"] or {}
-        engines.add_row(
+        table.add_row(
             engine["name"],
             engine["model"],
             _coloured(engine["state"]),
@@ -31,13 +44,7 @@ def show_state(state: dict[str, Any]) -> None:
             f"{stats['kv_usage']:.0%}" if stats else "-",
             Text(engine["reason"] or engine["step"]),
         )
-    console.print(engines)
-    console.print(_windows(state["pools"]))
-    if any(any(pool["classes"].values()) for pool in state["pools"].values()):
-        console.print(_lines(state["pools"]))
-    if state["limits"]:
-        console.print(_limits(state["limits"]))
-    show_models(state)
+    return table
 
 
 def _windows(pools: dict[str, Any]) -> Table:
@@ -85,9 +92,9 @@ def _lines(pools: dict[str, Any]) -> Table:
 
 _PLACES = {"in_flight": "in flight", "waiting": "waiting"}
 _RATES = {
-    "requests": "requests/min left",
-    "input_tokens": "input tokens/min left",
-    "output_tokens": "output tokens/min left",
+    "requests": "requests left",
+    "input_tokens": "input left",
+    "output_tokens": "output left",
 }
 
 
