@@ -21,7 +21,6 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     DaemonError,
     EngineFault,
-    ModelNotFound,
     NotSupported,
     ShuttingDown,
 )
@@ -133,9 +132,6 @@ class RequestPath:
             finally:
                 self._settle(record, Outcome.CANCELLED, None)
             raise
-        except ModelNotFound as error:
-            record.detail = error.message
-            raise self._failed(record, error) from None
         except DaemonError as error:
             if isinstance(error, EngineFault):
                 self._note(record, error.__cause__ or error)

@@ -10,7 +10,12 @@ from typing import NamedTuple
 import structlog
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.errors import (
+    DaemonError,
+    LimitReached,
+    ModelNotFound,
+    WouldWaitTooLong,
+)
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.metrics import Metrics
@@ -19,6 +24,8 @@ log = structlog.get_logger()
 
 STORIES_MAX = 4096
 """Requests whose story is kept after they settled: a few megabytes."""
+_EXPLICIT = (ModelNotFound, LimitReached, WouldWaitTooLong)
+"""Errors whose message says what their code leaves open: whose limit it was, and how much of it."""
 _DONE = {"truncated": "x-infer-truncated", "clamped": "x-infer-clamped"}
 """What may have been done to a request before it was answered, and the header that says so."""
 _ID = re.compile(r"[0-9a-f]{24}")
@@ -67,6 +74,8 @@ class Recorder:
         assert record.outcome is None, f"request {record.id} settles a second time"
         record.outcome = outcome
         record.code = error.code if error is not None else ""
+        if isinstance(error, _EXPLICIT):
+            record.detail = record.detail or error.message
         record.settled_s = self._clock()
         self._open.pop(record.id, None)
         self.settled_count += 1

@@ -103,6 +103,20 @@ async def test_a_bad_file_changes_nothing_and_says_why(live: Live, capsys: Captu
     assert (await live.post("/v1/completions", {"model": "echo", "prompt": "a"})).is_success
 
 
+async def test_a_story_says_whose_limit_refused_a_request(live: Live, capsys: Capture) -> None:
+    live.write(tenant="limits.max_concurrency = 1")
+    assert await command(live, "reload") == 0
+    async with live.streaming() as events:
+        await events.next()
+        refused = await live.post("/v1/completions", {"model": "echo", "prompt": "a"})
+    capsys.readouterr()
+    assert await command(live, "story", refused.headers["x-request-id"]) == 0
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert "settled: rejected concurrency_limit_exceeded" in told
+    assert "(tenant acme: at most 1)" in told
+
+
 async def test_what_needs_a_restart_is_told_and_left_as_it_was(live: Live, capsys: Capture) -> None:
     live.write(tenant="weight = 2", more="[daemon]\ndrain_timeout_s = 7")
     assert await command(live, "reload") == 0
