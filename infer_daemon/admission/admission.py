@@ -17,6 +17,7 @@ from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import Places, Rate
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.ticket import Ticket
+from infer_daemon.domain.endpoints import WITHOUT_ENGINE
 from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
@@ -112,12 +113,15 @@ class Admission:
         self._tickets[record.id] = ticket
         # 4. Few enough are being answered.
         ticket.take_flight(now_s)
-        # 5. Few enough are waiting.
-        ticket.take_queues(self._queues[applicant.pool], now_s)
+        # 5. Few enough are waiting for an engine.
+        needs_engine = record.endpoint not in WITHOUT_ENGINE
+        if needs_engine:
+            ticket.take_queues(self._queues[applicant.pool], now_s)
         # 6. Not too many in a minute, and none of the minute's tokens are used up.
         ticket.take_request(now_s)
         # 7. Its turn would come in time.
-        self._refuse_late(record, ticket, now_s)
+        if needs_engine:
+            self._refuse_late(record, ticket, now_s)
         ticket.is_in = True
         record.note(f"admitted as {record.tier}")
 

@@ -20,3 +20,7 @@ class Endpoint(StrEnum):
     TRANSLATIONS = "translations"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+
+
+WITHOUT_ENGINE = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS})
+"""Answered as soon as the text has been looked at: no engine is waited for."""

@@ -1,0 +1,104 @@
+"""The checks by hand, one request after the other: time is a number."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from infer_daemon.admission.admission import Admission, Applicant
+from infer_daemon.admission.appointments import Visitor
+from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import TooManyQueued, WouldWaitTooLong
+from infer_daemon.domain.jobs import Tier
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.tenant import Tenant
+from tests.conftest import MakeSettings
+
+MODEL = '[engines.a]\nkind = "sim"\nmodel = "echo"\n[models.echo]\nengines = ["a"]\n'
+
+
+class Desk:
+    """Whoever comes is looked at as if the scheduler expected that wait."""
+
+    def __init__(self, settings_of: MakeSettings, limits: str) -> None:
+        self.settings_of = settings_of
+        self.now_s = 1000.0
+        self.wait_s = 0.0
+        self.admission = Admission(
+            settings_of(f"{limits}\n{MODEL}"), {"echo": self}, lambda: self.now_s
+        )
+        self._numbers = itertools.count()
+
+    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
+        """See `admission.Outlook`."""
+        return self.wait_s
+
+    def change(self, limits: str) -> None:
+        """As a reload does it."""
+        self.admission.change(self.settings_of(f"{limits}\n{MODEL}"))
+
+    def come(
+        self, endpoint: Endpoint = Endpoint.COMPLETIONS, tenant: str = "acme", **body: Any
+    ) -> RequestRecord:
+        """A request that is let in, or settled with the error that is raised."""
+        number = next(self._numbers)
+        record = RequestRecord(
+            id=f"{number}",
+            endpoint=endpoint,
+            accepted_s=self.now_s,
+            clock=lambda: self.now_s,
+            tenant=tenant,
+        )
+        applicant = Applicant(
+            tenant=Tenant(tenant),
+            model="echo",
+            pool="echo",
+            body=body,
+            visitor=Visitor(tenant, number),
+            priority=None,
+            deadline_ms=None,
+            context_tokens=None,
+        )
+        try:
+            self.admission.admit(record, applicant)
+        except BaseException:
+            self.admission.settle(record)
+            raise
+        return record
+
+
+@pytest.fixture
+def busy(settings_of: MakeSettings) -> Desk:
+    """All places in the queue are taken and the wait would be too long."""
+    desk = Desk(settings_of, "[scheduling]\nqueue_len_max = 1\n[limits]\nmax_queued = 1")
+    desk.come()
+    desk.wait_s = 1e6
+    return desk
+
+
+COUNTING = [Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS]
+
+
+@pytest.mark.parametrize("endpoint", COUNTING)
+def test_whoever_only_has_tokens_counted_waits_for_no_engine(
+    busy: Desk, endpoint: Endpoint
+) -> None:
+    record = busy.come(endpoint)
+    busy.admission.check()
+    busy.admission.settle(record)
+
+
+@pytest.mark.parametrize("endpoint", sorted(set(Endpoint) - set(COUNTING)))
+def test_whoever_needs_an_engine_waits_for_it(busy: Desk, endpoint: Endpoint) -> None:
+    with pytest.raises(TooManyQueued):
+        busy.come(endpoint)
+
+
+@pytest.mark.parametrize("endpoint", sorted(set(Endpoint) - set(COUNTING)))
+def test_whoever_would_wait_too_long_is_refused(
+    settings_of: MakeSettings, endpoint: Endpoint
+) -> None:
+    desk = Desk(settings_of, "")
+    desk.wait_s = 1e6
+    with pytest.raises(WouldWaitTooLong):
+        desk.come(endpoint)
