@@ -104,6 +104,14 @@ class Places:
             return SLACK * self._left_in_s / self._left
         return SLACK * self._stay_s / self.limit
 
+    def give_back(self) -> None:
+        """A place is free again of somebody who was refused elsewhere. That tells nothing about how
+        long those stay who are let in."""
+        assert self.taken > 0, "a place was given back twice"
+        self.taken -= 1
+        if not self.taken:
+            self._left_at_s = None
+
     def leave(self, now_s: float, taken_s: float) -> None:
         """A place is free again that was taken at `taken_s`."""
         assert self.taken > 0, "a place was given back twice"

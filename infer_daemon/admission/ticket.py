@@ -100,12 +100,14 @@ class Ticket:
 
     def give_back(self, now_s: float, *, was_granted: bool, completion_tokens: int) -> None:
         """It is over: whatever it has not used. Once."""
-        self.leave_queues(now_s)
-        while self._in_flight:
-            self._in_flight.pop().leave(now_s, self.taken_s)
         if not self.is_in:
             for rate in self._requests:
                 rate.put_back(1, now_s)
+            while taken := self._in_flight or self._queued:
+                taken.pop().give_back()
+        self.leave_queues(now_s)
+        while self._in_flight:
+            self._in_flight.pop().leave(now_s, self.taken_s)
         if not was_granted:
             for rate, reserved in self._input_tokens:
                 rate.put_back(reserved, now_s)

@@ -8,7 +8,7 @@ import pytest
 from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import TooManyQueued, WouldWaitTooLong
+from infer_daemon.domain.errors import TooManyInFlight, TooManyQueued, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
@@ -102,3 +102,25 @@ def test_whoever_would_wait_too_long_is_refused(
     desk.wait_s = 1e6
     with pytest.raises(WouldWaitTooLong):
         desk.come(endpoint)
+
+
+def test_refusals_do_not_shorten_the_waits_that_others_are_told(settings_of: MakeSettings) -> None:
+    """Each has taken a place among those who are answered before it is refused."""
+
+    def told_s(refused: int) -> float | None:
+        desk = Desk(settings_of, "[limits]\nmax_concurrency = 1")
+        for _ in range(50):
+            desk.wait_s = 1e6
+            for _ in range(refused):
+                with pytest.raises(WouldWaitTooLong):
+                    desk.come()
+            desk.wait_s = 0.0
+            record = desk.come()
+            desk.now_s += 10
+            desk.admission.settle(record)
+        desk.come()
+        with pytest.raises(TooManyInFlight) as caught:
+            desk.come()
+        return caught.value.retry_after_s
+
+    assert told_s(refused=20) == pytest.approx(told_s(refused=0))

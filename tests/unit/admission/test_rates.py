@@ -178,3 +178,22 @@ def test_a_lowered_limit_puts_nobody_out() -> None:
 
     assert places.take(visitor(9), 1.0) is not None
     assert places.taken == 2
+
+
+@pytest.mark.parametrize("is_queue", [True, False])
+def test_places_of_those_who_were_refused_elsewhere_teach_nothing(is_queue: bool) -> None:
+    def told_s(refused: int) -> float | None:
+        places = Places(2, is_queue=is_queue)
+        for number in range(20):
+            places.take(visitor(number), 10.0 * number)
+            places.take(visitor(-number), 10.0 * number)
+            for _ in range(refused):
+                places.give_back()
+                places.take(visitor(number), 10.0 * number)
+            places.leave(10.0 * number + 4, 10.0 * number)
+            places.leave(10.0 * number + 8, 10.0 * number)
+        for number in range(2):
+            places.take(visitor(number), 1000.0)
+        return places.take(visitor(99), 1000.0)
+
+    assert told_s(refused=50) == told_s(refused=0)
