@@ -1,11 +1,15 @@
 """The limits of one party (a tenant, a model, the daemon) and what is used of them. Pure."""
 
+import math
+from collections.abc import Mapping
+
 from infer_daemon.admission.rates import Places, Rate
 from infer_daemon.settings.schema import LimitsSection
 
 
 class Account:
-    """Each limit that is set has its own counter; what is not set is not counted."""
+    """Each rate that is limited has its own counter. Places are counted without a limit, too: one
+    that is set later holds for those who are in already."""
 
     def __init__(self, owner: str, limits: LimitsSection, now_s: float) -> None:
         """Args: owner: as an error names it: "tenant acme"."""
@@ -13,8 +17,8 @@ class Account:
         self.requests: Rate | None = None
         self.input_tokens: Rate | None = None
         self.output_tokens: Rate | None = None
-        self.in_flight: Places | None = None
-        self.queued: Places | None = None
+        self.in_flight = Places(math.inf)
+        self.queued = Places(math.inf, is_queue=True)
         self.limits = limits
         self.change(limits, now_s)
 
@@ -24,8 +28,25 @@ class Account:
         self.requests = _rate(self.requests, limits.requests_per_minute, now_s)
         self.input_tokens = _rate(self.input_tokens, limits.input_tokens_per_minute, now_s)
         self.output_tokens = _rate(self.output_tokens, limits.output_tokens_per_minute, now_s)
-        self.in_flight = _places(self.in_flight, limits.max_concurrency)
-        self.queued = _places(self.queued, limits.max_queued, is_queue=True)
+        self.in_flight.limit = limits.max_concurrency or math.inf
+        self.queued.limit = limits.max_queued or math.inf
+
+
+def changed(
+    accounts: dict[str, Account], limits: Mapping[str, LimitsSection], now_s: float
+) -> dict[str, Account]:
+    """The accounts of those who have these limits from now on."""
+    for owner, section in limits.items():
+        if owner in accounts:
+            accounts[owner].change(section, now_s)
+        else:
+            accounts[owner] = Account(owner, section, now_s)
+    # Whoever was taken out while in may be put in again.
+    return {
+        owner: account
+        for owner, account in accounts.items()
+        if owner in limits or account.in_flight.taken
+    }
 
     def snapshot(self, now_s: float) -> dict[str, dict[str, int]]:
         """Of each limit that is set, what is taken or left of how much; {} if none is."""
@@ -53,12 +74,3 @@ def _rate(rate: Rate | None, per_minute: float | None, now_s: float) -> Rate | N
         return Rate(per_minute, now_s)
     rate.change(per_minute, now_s)
     return rate
-
-
-def _places(places: Places | None, limit: int | None, *, is_queue: bool = False) -> Places | None:
-    if limit is None:
-        return None
-    if places is None:
-        return Places(limit, is_queue=is_queue)
-    places.limit = limit
-    return places

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from infer_daemon.admission import asks
-from infer_daemon.admission.account import Account
+from infer_daemon.admission.account import Account, changed
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import Places, Rate
@@ -81,8 +81,8 @@ class Admission:
             places.limit = settings.scheduling.queue_len_max
         tenants = {f"tenant {name}": t.limits for name, t in settings.tenants.items()}
         models = {f"model {name}": m.limits for name, m in settings.models.items()}
-        self._tenants = _changed(self._tenants, tenants, now_s)
-        self._models = _changed(self._models, models, now_s)
+        self._tenants = changed(self._tenants, tenants, now_s)
+        self._models = changed(self._models, models, now_s)
 
     def admit(self, record: RequestRecord, applicant: Applicant) -> None:
         """The checks that need no exact token count. What they reserve is given back by `settle`.
@@ -202,9 +202,9 @@ class Admission:
             held = sum(ticket.holds(places) for ticket in self._tickets.values())
             assert places.taken == held, f"pool {name} counts {places.taken} waiting, holds {held}"
         for account in (self._daemon, *self._tenants.values(), *self._models.values()):
-            if (flight := account.in_flight) is not None:
-                held = sum(ticket.holds(flight) for ticket in self._tickets.values())
-                assert flight.taken == held, f"{account.owner} counts {flight.taken}, holds {held}"
+            for places in (account.in_flight, account.queued):
+                held = sum(ticket.holds(places) for ticket in self._tickets.values())
+                assert places.taken == held, f"{account.owner} counts {places.taken}, holds {held}"
 
     def _classify(self, record: RequestRecord, applicant: Applicant) -> None:
         tenant = applicant.tenant
@@ -229,13 +229,10 @@ class Admission:
             )
 
     def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> Ticket:
-        accounts = (
-            self._tenants.setdefault(
-                f"tenant {record.tenant}", Account("", LimitsSection(), now_s)
-            ),
-            self._models[f"model {applicant.model}"],
-            self._daemon,
-        )
+        owner = f"tenant {record.tenant}"
+        if owner not in self._tenants:
+            self._tenants[owner] = Account(owner, LimitsSection(), now_s)
+        accounts = (self._tenants[owner], self._models[f"model {applicant.model}"], self._daemon)
         is_generating = record.endpoint in asks.GENERATING
         return Ticket(
             visitor=applicant.visitor,
@@ -246,17 +243,6 @@ class Admission:
             is_generating=is_generating,
             asked_output_tokens=asks.output_tokens(applicant.body) if is_generating else None,
         )
-
-
-def _changed(
-    accounts: dict[str, Account], limits: Mapping[str, LimitsSection], now_s: float
-) -> dict[str, Account]:
-    for owner, section in limits.items():
-        if owner in accounts:
-            accounts[owner].change(section, now_s)
-        else:
-            accounts[owner] = Account(owner, section, now_s)
-    return {owner: account for owner, account in accounts.items() if owner in limits}
 
 
 def _rate_headers(what: str, rate: Rate, now_s: float) -> dict[str, str]:

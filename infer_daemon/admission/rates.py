@@ -28,10 +28,11 @@ class Rate:
         self._appointments = Appointments()
 
     def change(self, per_minute: float, now_s: float) -> None:
-        """Another limit; what was used stays used."""
-        used = self.per_minute - self.left(now_s)
+        """Another limit; what was used stays used, but nobody is locked out for what was in order
+        when it was used."""
+        left = self.left(now_s)
+        self._left = max(min(0.0, left), left + per_minute - self.per_minute)
         self.per_minute = per_minute
-        self._left = per_minute - used
 
     def left(self, now_s: float) -> float:
         """What may be used now."""
@@ -73,11 +74,11 @@ class Places:
     appointment gets a place that would be free again by then, and only that.
     """
 
-    def __init__(self, limit: int, *, is_queue: bool = False) -> None:
+    def __init__(self, limit: float, *, is_queue: bool = False) -> None:
         """Args: is_queue: whether places become free one after the other, however many are taken;
         else each by itself."""
         self.limit = limit
-        """May be changed while places are taken; nobody is put out."""
+        """May be infinite, and may be changed while places are taken; nobody is put out."""
         self.taken = 0
         self._is_queue = is_queue
         self._appointments = Appointments()

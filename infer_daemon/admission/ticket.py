@@ -121,13 +121,11 @@ class Ticket:
     def _take(
         self,
         account: Account,
-        places: Places | None,
+        places: Places,
         taken: list[Places],
         refusal: type[LimitReached],
         now_s: float,
     ) -> None:
-        if places is None:
-            return
         wait_s = places.take(self.visitor, now_s)
         if wait_s is not None:
             what = (refusal.__doc__ or "").strip().rstrip(".")

@@ -124,3 +124,41 @@ def test_refusals_do_not_shorten_the_waits_that_others_are_told(settings_of: Mak
         return caught.value.retry_after_s
 
     assert told_s(refused=20) == pytest.approx(told_s(refused=0))
+
+
+LIMIT = "[limits]\nmax_concurrency = 2\nmax_queued = 2"
+
+
+@pytest.mark.parametrize("before", ["", LIMIT], ids=["first", "again"])
+def test_a_limit_that_is_set_counts_who_is_in_already(
+    settings_of: MakeSettings, before: str
+) -> None:
+    desk = Desk(settings_of, before)
+    first = desk.come()
+    desk.change("")
+    second = desk.come()
+    desk.change(LIMIT)
+
+    with pytest.raises(TooManyInFlight):
+        desk.come()
+    desk.admission.granted(first)
+    desk.admission.check()
+    for record in (first, second):
+        desk.admission.settle(record)
+    desk.admission.check()
+    desk.come()
+
+
+def test_a_tenant_that_was_taken_out_and_comes_back_is_in_with_what_it_had(
+    settings_of: MakeSettings,
+) -> None:
+    solo = '[tenants.solo]\nkey_hashes = ["sha256:' + "0" * 64 + '"]\nlimits.max_concurrency = 1'
+    desk = Desk(settings_of, solo)
+    first = desk.come(tenant="solo")
+    desk.change("")
+    desk.change(solo)
+
+    with pytest.raises(TooManyInFlight, match="tenant solo"):
+        desk.come(tenant="solo")
+    desk.admission.settle(first)
+    desk.come(tenant="solo")

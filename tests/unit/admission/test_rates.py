@@ -90,6 +90,15 @@ def test_a_new_limit_leaves_used_what_was_used() -> None:
     assert rate.left(0.0) == pytest.approx(50)
 
 
+def test_a_lowered_limit_locks_nobody_out_for_what_was_used_before() -> None:
+    rate = Rate(100_000, 0.0)
+    rate.reserve(90_000, ANYBODY, 0.0)
+    rate.change(100, 0.0)
+
+    assert rate.left(0.0) == 0
+    assert rate.reserve(50, ANYBODY, 30.0) is None
+
+
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 30), st.booleans()), max_size=60))
 def test_never_more_than_the_limit_and_what_flowed_back_is_used(
     steps: list[tuple[float, int, bool]],
