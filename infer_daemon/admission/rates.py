@@ -18,7 +18,8 @@ class Rate:
     """A token bucket: a whole minute's worth at once, then as it flows back, without steps.
 
     What is reserved is gone at once, so whoever comes at the same moment cannot be let in by it
-    too; what was not used is put back at the end.
+    too; what was not used is put back at the end. Who needs more than a minute's worth is let in
+    when all of it is there, and what is missing is owed until it has flowed back.
     """
 
     def __init__(self, per_minute: float, now_s: float) -> None:
@@ -41,20 +42,32 @@ class Rate:
         self._left = min(self.per_minute, self._left + spent_s * self.per_minute / MINUTE_S)
         return self._left
 
-    def reserve(self, amount: float, visitor: Visitor, now_s: float) -> float | None:
-        """Take that much, at most the whole limit. Returns None, or after how many seconds to come
-        again if there is not enough."""
-        amount = min(amount, self.per_minute)
+    def needed(self, amount: float, already: float = 0.0) -> float:
+        """How much must be left to take that much; see `reserve`."""
+        return max(0.0, min(amount, self.per_minute - already))
+
+    def reserve(
+        self, amount: float, visitor: Visitor, now_s: float, *, already: float = 0.0
+    ) -> float | None:
+        """Take that much. Returns None, or after how many seconds to come again if there is not
+        enough.
+
+        Args:
+            already: what the same request has taken before: in parts it is let in like one that is
+                as large. Who has a minute's worth has all that can be waited for.
+        """
         left = self.left(now_s)
-        held = self._appointments.due(now_s) * amount
-        if left >= amount and (left >= amount + held or self._appointments.claim(visitor, now_s)):
+        needed = self.needed(amount, already)
+        held = 0.0 if already else self._appointments.due(now_s) * needed
+        if already >= self.per_minute or (
+            left >= needed and (left >= needed + held or self._appointments.claim(visitor, now_s))
+        ):
             self._left -= amount
             return None
-        missing = max(0.0, amount - left)
         return self._appointments.book(
             visitor,
             now_s,
-            first_s=missing * MINUTE_S / self.per_minute,
+            first_s=max(0.0, needed - left) * MINUTE_S / self.per_minute,
             spacing_s=amount * MINUTE_S / self.per_minute,
         )
 

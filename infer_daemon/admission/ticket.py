@@ -36,8 +36,8 @@ class Ticket:
     _in_flight: list[Places] = field(default_factory=list)
     _queued: list[Places] = field(default_factory=list)
     _requests: list[Rate] = field(default_factory=list)
-    _input_tokens: list[tuple[Rate, int]] = field(default_factory=list)
-    #: Of all its calls together.
+    #: Of all its calls together, like the output tokens.
+    _input_tokens: dict[Rate, int] = field(default_factory=dict)
     _output_tokens: dict[Rate, int] = field(default_factory=dict)
 
     def take_flight(self, now_s: float) -> None:
@@ -86,12 +86,14 @@ class Ticket:
             RateLimited
         """
         for account in self.accounts:
-            if (rate := account.input_tokens) is not None and input_tokens:
-                self._reserve(account, rate, input_tokens, "input tokens", now_s)
-                self._input_tokens.append((rate, input_tokens))
-            if (rate := account.output_tokens) is not None and output_tokens:
-                self._reserve(account, rate, output_tokens, "output tokens", now_s)
-                self._output_tokens[rate] = self._output_tokens.get(rate, 0) + output_tokens
+            for rate, tokens, taken, unit in (
+                (account.input_tokens, input_tokens, self._input_tokens, "input tokens"),
+                (account.output_tokens, output_tokens, self._output_tokens, "output tokens"),
+            ):
+                if rate is not None and tokens:
+                    already = taken.get(rate, 0)
+                    self._reserve(account, rate, tokens, unit, now_s, already=already)
+                    taken[rate] = already + tokens
 
     def leave_queues(self, now_s: float) -> None:
         """It waits no longer. Idempotent."""
@@ -109,7 +111,7 @@ class Ticket:
         while self._in_flight:
             self._in_flight.pop().leave(now_s, self.taken_s)
         if not was_granted:
-            for rate, reserved in self._input_tokens:
+            for rate, reserved in self._input_tokens.items():
                 rate.put_back(reserved, now_s)
         for rate, reserved in self._output_tokens.items():
             rate.put_back(max(0, reserved - completion_tokens), now_s)
@@ -132,13 +134,23 @@ class Ticket:
             raise refusal(f"{what} ({account.owner}: at most {places.limit})", retry_after_s=wait_s)
         taken.append(places)
 
-    def _reserve(self, account: Account, rate: Rate, amount: int, unit: str, now_s: float) -> None:
-        wait_s = rate.reserve(amount, self.visitor, now_s)
+    def _reserve(
+        self,
+        account: Account,
+        rate: Rate,
+        amount: int,
+        unit: str,
+        now_s: float,
+        *,
+        already: int = 0,
+    ) -> None:
+        wait_s = rate.reserve(amount, self.visitor, now_s, already=already)
         if wait_s is None:
             return
+        needed = int(rate.needed(amount, already))
         error = RateLimited(
             f"{account.owner} may use {rate.per_minute} {unit} per minute: "
-            f"{int(rate.left(now_s))} left, {amount} needed",
+            f"{max(0, int(rate.left(now_s)))} left, {needed} needed",
             retry_after_s=wait_s,
         )
         error.type = "requests" if unit == "requests" else "tokens"

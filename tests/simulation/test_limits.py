@@ -101,6 +101,21 @@ async def test_a_request_that_one_limit_refuses_uses_up_nothing_of_another(
         assert await outcome(inside, prompt="w " * 80, max_tokens=2) == "ok"
 
 
+async def test_lists_of_prompts_above_a_minutes_tokens_are_answered_once_all_is_left(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "input_tokens_per_minute = 100\noutput_tokens_per_minute = 100"
+    async with limited(settings_of, limits).running() as inside:
+        prompts = ["w " * 30] * 8
+        assert await outcome(inside, prompt=prompts, max_tokens=30) == "ok"
+        with pytest.raises(RateLimited) as caught:
+            await inside.ask(prompt=prompts, max_tokens=30)
+        assert (caught.value.retry_after_s or 0) > 60
+
+        await asyncio.sleep(10 * 60)
+        assert await outcome(inside, prompt=prompts, max_tokens=30) == "ok"
+
+
 async def test_embeddings_are_not_held_to_a_limit_on_output(settings_of: MakeSettings) -> None:
     async with limited(settings_of, "output_tokens_per_minute = 1").running() as inside:
         for _ in range(3):

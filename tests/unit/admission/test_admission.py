@@ -8,7 +8,7 @@ import pytest
 from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import TooManyInFlight, TooManyQueued, WouldWaitTooLong
+from infer_daemon.domain.errors import RateLimited, TooManyInFlight, TooManyQueued, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
@@ -65,6 +65,12 @@ class Desk:
             self.admission.settle(record)
             raise
         return record
+
+    def tokens(self, record: RequestRecord, prompt_tokens: int, output_tokens: int = 0) -> None:
+        """One of a request's prompts has been rendered."""
+        self.admission.admit_tokens(
+            record, prompt_tokens=prompt_tokens, output_tokens_max=output_tokens, seqs=1
+        )
 
 
 @pytest.fixture
@@ -162,3 +168,33 @@ def test_a_tenant_that_was_taken_out_and_comes_back_is_in_with_what_it_had(
         desk.come(tenant="solo")
     desk.admission.settle(first)
     desk.come(tenant="solo")
+
+
+def test_a_list_above_a_minutes_tokens_is_let_in_as_a_whole(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[limits]\ninput_tokens_per_minute = 100_000")
+    record = desk.come(Endpoint.EMBEDDINGS)
+    other = desk.come(Endpoint.EMBEDDINGS)
+    for number in range(2048):
+        if number == 1900:
+            with pytest.raises(RateLimited):
+                desk.tokens(other, 1)
+        desk.tokens(record, 60)
+    desk.admission.settle(record)
+    desk.admission.settle(other)
+
+    # What was put back is what was taken.
+    desk.tokens(desk.come(Endpoint.EMBEDDINGS), 100_000)
+
+
+def test_a_list_that_has_to_wait_is_let_in_when_it_was_told(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[limits]\ninput_tokens_per_minute = 6000")
+    desk.tokens(desk.come(), 5000)
+    refused = desk.come()
+    with pytest.raises(RateLimited) as caught:
+        for _ in range(100):
+            desk.tokens(refused, 100)
+    desk.admission.settle(refused)
+    desk.now_s += caught.value.retry_after_s or 0
+    again = desk.come()
+    for _ in range(11):
+        desk.tokens(again, 100)

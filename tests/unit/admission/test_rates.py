@@ -67,11 +67,59 @@ def test_whoever_asks_again_too_early_is_told_the_same_time() -> None:
     assert rate.reserve(1, visitor(1), 0.4) == pytest.approx(0.6 + EARLY_S)
 
 
-def test_more_than_a_minutes_worth_takes_the_whole_minute_and_not_for_ever() -> None:
+def test_more_than_a_minutes_worth_is_let_in_once_all_is_left_and_owed_afterwards() -> None:
     rate = Rate(100, 0.0)
+    assert rate.reserve(250, visitor(1), 0.0) is None
+    wait_s = rate.reserve(10, visitor(2), 0.0)
 
-    assert rate.reserve(250, ANYBODY, 0.0) is None
-    assert rate.left(0.0) == 0
+    assert rate.left(0.0) == -150
+    assert wait_s == pytest.approx((150 + 10) * 0.6 + EARLY_S)
+    assert rate.reserve(10, visitor(2), wait_s) is None
+
+
+def test_prompts_above_the_limit_stay_within_it_in_the_long_run() -> None:
+    rate = Rate(10_000, 0.0)
+    used = sum(rate.reserve(30_000, ANYBODY, 1.0 * s) is None for s in range(3600)) * 30_000
+
+    assert 0.9 * 60 * 10_000 <= used <= 61 * 10_000 + 20_000
+
+
+def test_all_of_what_was_taken_is_put_back() -> None:
+    rate = Rate(100, 0.0)
+    assert rate.reserve(250, visitor(1), 0.0) is None
+    rate.put_back(250, 0.0)
+
+    assert rate.left(0.0) == 100
+
+
+def test_a_reload_makes_no_debt_deeper() -> None:
+    rate = Rate(100, 0.0)
+    rate.reserve(250, ANYBODY, 0.0)
+    rate.change(10, 0.0)
+    assert rate.left(0.0) == -150
+
+    rate.change(300, 0.0)
+    assert rate.left(0.0) == 140
+
+
+def test_parts_of_one_request_are_let_in_like_one_that_is_as_large() -> None:
+    rate = Rate(100, 0.0)
+    parts = [rate.reserve(30, visitor(1), 0.0, already=30 * n) for n in range(10)]
+
+    assert parts == [None] * 10
+    assert rate.left(0.0) == -200
+
+
+def test_parts_of_a_request_that_has_come_as_told_are_not_held_up_by_others_who_were() -> None:
+    rate = Rate(100, 0.0)
+    rate.reserve(100, ANYBODY, 0.0)
+    first_s = rate.reserve(30, visitor(1), 0.0)
+    assert first_s is not None
+    assert rate.reserve(1, visitor(2), 0.0) is not None
+
+    now_s = first_s + 1
+    assert rate.reserve(30, visitor(1), now_s) is None
+    assert rate.reserve(1, visitor(1), now_s, already=30) is None
 
 
 def test_a_clock_that_goes_back_neither_gives_nor_takes() -> None:
