@@ -31,6 +31,17 @@ class Account:
         self.in_flight.limit = limits.max_concurrency or math.inf
         self.queued.limit = limits.max_queued or math.inf
 
+    def headers(self, now_s: float) -> dict[str, str]:
+        """What its clients are told of it, as OpenAI's know it."""
+        found: dict[str, str] = {}
+        if self.requests is not None:
+            found |= _rate_headers("requests", self.requests, now_s)
+        tokens = [rate for rate in (self.input_tokens, self.output_tokens) if rate is not None]
+        if tokens:
+            tightest = min(tokens, key=lambda rate: rate.left(now_s) / rate.per_minute)
+            found |= _rate_headers("tokens", tightest, now_s)
+        return found
+
 
 def changed(
     accounts: dict[str, Account], limits: Mapping[str, LimitsSection], now_s: float
@@ -74,3 +85,11 @@ def _rate(rate: Rate | None, per_minute: float | None, now_s: float) -> Rate | N
         return Rate(per_minute, now_s)
     rate.change(per_minute, now_s)
     return rate
+
+
+def _rate_headers(what: str, rate: Rate, now_s: float) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{what}": str(int(rate.per_minute)),
+        f"x-ratelimit-remaining-{what}": str(max(0, int(rate.left(now_s)))),
+        f"x-ratelimit-reset-{what}": f"{max(0.0, rate.full_after_s(now_s)):.3f}s",
+    }

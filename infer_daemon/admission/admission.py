@@ -14,10 +14,10 @@ from infer_daemon.admission import asks
 from infer_daemon.admission.account import Account, changed
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
-from infer_daemon.admission.rates import Places, Rate
+from infer_daemon.admission.rates import Places
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.ticket import Ticket
-from infer_daemon.domain.endpoints import WITHOUT_ENGINE
+from infer_daemon.domain.endpoints import WITHOUT_ENGINE, Endpoint
 from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
@@ -26,6 +26,11 @@ from infer_daemon.settings.schema import LimitsSection, Settings
 
 CAUTION = 1.2
 """An expected wait is a guess, and an early no is better than a late one."""
+
+TEXT_PER_TOKEN = 4
+"""Characters, about."""
+COMPLETION_TOKENS = 16
+"""What a completion generates where nobody says how much, by OpenAI's definition."""
 
 
 class Outlook(Protocol):
@@ -101,13 +106,12 @@ class Admission:
             applicant.body, bytes_max=limits.grammar_bytes_max, regex_len_max=limits.regex_len_max
         )
         # 3. Its text is not absurdly long, nor is what it asks for.
-        if record.endpoint in asks.GENERATING:
-            fanout = asks.generations(applicant.body)
-            if fanout > limits.fanout_max:
-                most = limits.fanout_max
-                raise FanoutTooLarge(f"one request may ask for at most {most} generations")
+        fanout = asks.generations(applicant.body) if record.endpoint in asks.GENERATING else 0
+        if fanout > limits.fanout_max:
+            raise FanoutTooLarge(f"one request may ask for at most {limits.fanout_max} generations")
         ticket = self._ticket(record, applicant, now_s)
-        ticket.sizes.refuse_absurd(asks.text_bytes(applicant.body))
+        text_len = asks.text_bytes(applicant.body)
+        ticket.sizes.refuse_absurd(text_len)
         if ticket.asked_output_tokens is not None:
             ticket.sizes.refuse_output(ticket.asked_output_tokens)
         self._tickets[record.id] = ticket
@@ -118,7 +122,7 @@ class Admission:
         if needs_engine:
             ticket.take_queues(self._queues[applicant.pool], now_s)
         # 6. Not too many in a minute, and none of the minute's tokens are used up.
-        ticket.take_request(now_s)
+        ticket.take_request(*_about(record, ticket, text_len, fanout), now_s)
         # 7. Its turn would come in time.
         if needs_engine:
             self._refuse_late(record, ticket, now_s)
@@ -177,17 +181,7 @@ class Admission:
         account = self._tenants.get(f"tenant {record.tenant}")
         if account is None:
             return {}
-        now_s = record.clock()
-        found: dict[str, str] = {}
-        if account.requests is not None:
-            found |= _rate_headers("requests", account.requests, now_s)
-        tokens = [
-            rate for rate in (account.input_tokens, account.output_tokens) if rate is not None
-        ]
-        if tokens:
-            tightest = min(tokens, key=lambda rate: rate.left(now_s) / rate.per_minute)
-            found |= _rate_headers("tokens", tightest, now_s)
-        return found
+        return account.headers(record.clock())
 
     def snapshot(self, now_s: float) -> dict[str, dict[str, dict[str, int]]]:
         """Plain values for `infer-daemon state`: what is used of the limits of the daemon, each
@@ -245,9 +239,19 @@ class Admission:
         )
 
 
-def _rate_headers(what: str, rate: Rate, now_s: float) -> dict[str, str]:
-    return {
-        f"x-ratelimit-limit-{what}": str(int(rate.per_minute)),
-        f"x-ratelimit-remaining-{what}": str(max(0, int(rate.left(now_s)))),
-        f"x-ratelimit-reset-{what}": f"{max(0.0, rate.full_after_s(now_s)):.3f}s",
-    }
+def _about(record: RequestRecord, ticket: Ticket, text_len: int, seqs: int) -> tuple[int, int]:
+    """Input and output tokens that a request will need, as far as that can be told before it is
+    rendered.
+
+    Args: seqs: how many answers it wants; none where nothing is generated.
+    """
+    if record.endpoint in WITHOUT_ENGINE:
+        return 0, 0
+    input_tokens = max(1, text_len // TEXT_PER_TOKEN)
+    if not seqs:
+        return input_tokens, 0
+    planned = asked = ticket.asked_output_tokens
+    if planned is None:
+        is_completion = record.endpoint is Endpoint.COMPLETIONS
+        planned = COMPLETION_TOKENS if is_completion else ticket.sizes.context_tokens or 1
+    return input_tokens, seqs * ticket.sizes.output(input_tokens, planned, asked, seqs)

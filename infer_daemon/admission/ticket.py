@@ -61,9 +61,12 @@ class Ticket:
             raise QueueFull(retry_after_s=wait_s)
         self._queued.append(pool)
 
-    def take_request(self, now_s: float) -> None:
+    def take_request(self, input_tokens: int, output_tokens: int, now_s: float) -> None:
         """One of the minute's requests. Where none of the minute's tokens are left it is refused,
         too: cheaper now than after rendering.
+
+        Args:
+            input_tokens, output_tokens: about how many it will need, to tell when to come again.
 
         Raises:
             RateLimited
@@ -72,12 +75,12 @@ class Ticket:
             if (requests := account.requests) is not None:
                 self._reserve(account, requests, 1, "requests", now_s)
                 self._requests.append(requests)
-            for rate, unit in (
-                (account.input_tokens, "input tokens"),
-                (account.output_tokens, "output tokens"),
+            for rate, tokens, unit in (
+                (account.input_tokens, input_tokens, "input tokens"),
+                (account.output_tokens, output_tokens, "output tokens"),
             ):
-                if rate is not None and rate.left(now_s) < 1:
-                    self._reserve(account, rate, 1, unit, now_s)
+                if rate is not None and tokens and rate.left(now_s) < 1:
+                    self._reserve(account, rate, tokens, unit, now_s)
 
     def take_tokens(self, input_tokens: int, output_tokens: int, now_s: float) -> None:
         """What one call needs of the minute's tokens.

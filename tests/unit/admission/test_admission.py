@@ -190,11 +190,65 @@ def test_a_list_that_has_to_wait_is_let_in_when_it_was_told(settings_of: MakeSet
     desk = Desk(settings_of, "[limits]\ninput_tokens_per_minute = 6000")
     desk.tokens(desk.come(), 5000)
     refused = desk.come()
+    for _ in range(10):
+        desk.tokens(refused, 100)
     with pytest.raises(RateLimited) as caught:
-        for _ in range(100):
-            desk.tokens(refused, 100)
+        desk.tokens(refused, 100)
     desk.admission.settle(refused)
     desk.now_s += caught.value.retry_after_s or 0
     again = desk.come()
     for _ in range(11):
         desk.tokens(again, 100)
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "needed"),
+    [
+        ({"prompt": "hi", "max_tokens": 4000}, "output_tokens_per_minute = 20_000", 4000),
+        (
+            {"prompt": "hi"},
+            "output_tokens_per_minute = 20_000\ndefault_output_tokens = 10",
+            10,
+        ),
+        (
+            {"prompt": "hi", "max_tokens": 4000},
+            "output_tokens_per_minute = 20_000\nmax_output_tokens = 3000",
+            3000,
+        ),
+        (
+            {"prompt": ["a", "b"], "n": 2, "max_tokens": 1000},
+            "output_tokens_per_minute = 20_000",
+            4000,
+        ),
+        ({"prompt": "hi", "max_tokens": 10**9}, "output_tokens_per_minute = 20_000", 20_000),
+        ({"prompt": "hi"}, "output_tokens_per_minute = 20_000", 16),
+        ({"prompt": "x" * 16_000}, "input_tokens_per_minute = 20_000", 4000),
+        ({"prompt": "hi"}, "input_tokens_per_minute = 20_000", 1),
+    ],
+)
+def test_where_no_tokens_are_left_the_wait_is_for_what_will_be_needed(
+    settings_of: MakeSettings, body: dict[str, Any], limits: str, needed: int
+) -> None:
+    desk = Desk(settings_of, f"[limits]\n{limits}")
+    desk.tokens(desk.come(Endpoint.EMBEDDINGS), 20_000, 20_000)
+    with pytest.raises(RateLimited, match=f" 0 left, {needed} needed") as caught:
+        desk.come(**body)
+
+    assert caught.value.retry_after_s == pytest.approx(needed * 60 / 20_000, abs=0.03)
+
+
+def test_a_chat_that_names_no_length_will_need_the_rest_of_its_context(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "output_tokens_per_minute = 20_000\nmax_context_tokens = 5000"
+    desk = Desk(settings_of, f"[limits]\n{limits}")
+    desk.tokens(desk.come(Endpoint.EMBEDDINGS), 1, 20_000)
+    with pytest.raises(RateLimited, match=" 0 left, 4000 needed"):
+        desk.come(Endpoint.CHAT, messages=[{"role": "user", "content": "x" * 4000}])
+
+
+def test_output_tokens_that_are_used_up_keep_no_embeddings_out(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[limits]\noutput_tokens_per_minute = 100")
+    desk.tokens(desk.come(max_tokens=100), 1, 100)
+
+    desk.come(Endpoint.EMBEDDINGS, input="a")
