@@ -217,8 +217,8 @@ class Admission:
         wait_s = self._outlooks[ticket.pool].expected_wait_s(record.tenant, record.tier)
         if now_s + CAUTION * wait_s > record.deadline_s:
             raise WouldWaitTooLong(
-                f"the expected wait is {wait_s:.1f} s, the request may wait "
-                f"{record.deadline_s - record.accepted_s:.1f} s",
+                f"it may wait {max(0.0, record.deadline_s - now_s):.1f} s more; its turn is "
+                f"expected in {wait_s:.1f} s and may take {CAUTION * wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
 

@@ -134,7 +134,10 @@ class Ticket:
         wait_s = places.take(self.visitor, now_s)
         if wait_s is not None:
             what = (refusal.__doc__ or "").strip().rstrip(".")
-            raise refusal(f"{what} ({account.owner}: at most {places.limit})", retry_after_s=wait_s)
+            most = f"at most {places.limit}"
+            if places.taken < places.limit:
+                most += f", {places.taken} in and the rest kept for others who were told to come"
+            raise refusal(f"{what} ({account.owner}: {most})", retry_after_s=wait_s)
         taken.append(places)
 
     def _reserve(
@@ -150,10 +153,11 @@ class Ticket:
         wait_s = rate.reserve(amount, self.visitor, now_s, already=already)
         if wait_s is None:
             return
-        needed = int(rate.needed(amount, already))
+        left, needed = rate.left(now_s), rate.needed(amount, already)
+        kept = ", but kept for others who were told to come now" if left >= needed else ""
         error = RateLimited(
             f"{account.owner} may use {rate.per_minute} {unit} per minute: "
-            f"{max(0, int(rate.left(now_s)))} left, {needed} needed",
+            f"{max(0, int(left))} left, {int(needed)} needed{kept}",
             retry_after_s=wait_s,
         )
         error.type = "requests" if unit == "requests" else "tokens"

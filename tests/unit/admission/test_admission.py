@@ -38,14 +38,18 @@ class Desk:
         self.admission.change(self.settings_of(f"{limits}\n{MODEL}"))
 
     def come(
-        self, endpoint: Endpoint = Endpoint.COMPLETIONS, tenant: str = "acme", **body: Any
+        self,
+        endpoint: Endpoint = Endpoint.COMPLETIONS,
+        tenant: str = "acme",
+        uploaded_in_s: float = 0.0,
+        **body: Any,
     ) -> RequestRecord:
         """A request that is let in, or settled with the error that is raised."""
         number = next(self._numbers)
         record = RequestRecord(
             id=f"{number}",
             endpoint=endpoint,
-            accepted_s=self.now_s,
+            accepted_s=self.now_s - uploaded_in_s,
             clock=lambda: self.now_s,
             tenant=tenant,
         )
@@ -252,3 +256,42 @@ def test_output_tokens_that_are_used_up_keep_no_embeddings_out(settings_of: Make
     desk.tokens(desk.come(max_tokens=100), 1, 100)
 
     desk.come(Endpoint.EMBEDDINGS, input="a")
+
+
+def test_what_is_left_and_kept_for_others_is_said_to_be_kept(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[limits]\nrequests_per_minute = 60")
+    for _ in range(60):
+        desk.come()
+    with pytest.raises(RateLimited, match=r"per minute: 0 left, 1 needed$"):
+        desk.come()
+    desk.now_s += 1.05
+
+    kept = "1 left, 1 needed, but kept for others who were told to come now$"
+    with pytest.raises(RateLimited, match=kept):
+        desk.come(tenant="globex")
+
+
+def test_places_that_are_kept_for_others_are_said_to_be_kept(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[limits]\nmax_concurrency = 2")
+    first, _ = desk.come(), desk.come()
+    with pytest.raises(TooManyInFlight, match=r"\(this daemon: at most 2\)$"):
+        desk.come()
+    desk.admission.settle(first)
+
+    kept = r"\(this daemon: at most 2, 1 in and the rest kept for others who were told to come\)$"
+    with pytest.raises(TooManyInFlight, match=kept):
+        desk.come(tenant="globex")
+
+
+def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(
+    settings_of: MakeSettings,
+) -> None:
+    desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
+    desk.wait_s = 17.0
+    told = r"may wait 20\.0 s more; its turn is expected in 17\.0 s and may take 20\.4 s"
+    with pytest.raises(WouldWaitTooLong, match=told):
+        desk.come()
+
+    # The upload has taken some of it.
+    with pytest.raises(WouldWaitTooLong, match=r"it may wait 1\.5 s more"):
+        desk.come(uploaded_in_s=18.5)
