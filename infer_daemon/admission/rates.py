@@ -13,6 +13,9 @@ SLACK = 1.3
 """Appointments are that much further apart than places become free: a mean has as many later as
 earlier ones."""
 
+KEPT_SHARE = 0.75
+"""Of a limit: so much may be kept for appointments."""
+
 
 class Rate:
     """A token bucket: a whole minute's worth at once, then as it flows back, without steps.
@@ -56,12 +59,13 @@ class Rate:
             already: what the same request has taken before: in parts it is let in like one that is
                 as large. Who has a minute's worth has all that can be waited for.
         """
-        left = self.left(now_s)
-        needed = self.needed(amount, already)
-        held = 0.0 if already else self._appointments.due(now_s) * needed
-        if already >= self.per_minute or (
-            left >= needed and (left >= needed + held or self._appointments.claim(visitor, now_s))
-        ):
+        left, needed = self.left(now_s), self.needed(amount, already)
+        held = 0.0
+        if not already and not self._appointments.claim(visitor, now_s):
+            most = max(1.0, KEPT_SHARE * self.per_minute / needed)
+            held = self._appointments.held(now_s, most) * needed
+        if left >= needed + held or already >= self.per_minute:
+            self._appointments.forget(visitor)
             self._left -= amount
             return None
         return self._appointments.book(
@@ -103,9 +107,12 @@ class Places:
 
     def take(self, visitor: Visitor, now_s: float) -> float | None:
         """Take a place. Returns None, or after how many seconds to come again if all are taken."""
-        free = self.limit - self.taken
-        promised = self._appointments.due(now_s, within_s=self._stay_s)
-        if free > promised or (promised and self._appointments.claim(visitor, now_s) and free > 0):
+        held = 0
+        if not self._appointments.claim(visitor, now_s):
+            most = max(1.0, KEPT_SHARE * self.limit)
+            held = self._appointments.held(now_s, most, within_s=self._stay_s)
+        if self.limit - self.taken > held:
+            self._appointments.forget(visitor)
             self.taken += 1
             return None
         interval_s = self._interval_s
