@@ -224,6 +224,31 @@ async def test_clients_that_obey_retry_after_are_let_in_at_their_first_retry(
         assert clients.let_in_at_first_retry >= 0.9 * clients.retried
 
 
+async def test_who_obeys_retry_after_is_let_in_beside_a_tenant_that_does_not(
+    settings_of: MakeSettings,
+) -> None:
+    """40 of each tenant; globex's ask five times a second, each time as if for the first."""
+    async with limited(settings_of, "max_concurrency = 12").running() as inside:
+        clients = Polite(inside, retries_by_header=True)
+        loop = asyncio.get_running_loop()
+        connections = itertools.count(1_000_000)
+
+        async def rude() -> None:
+            while loop.time() < 120.0:
+                head = {"connection": next(connections), "is_retry": False}
+                await outcome(inside, key="sk-globex", head=head)
+                await asyncio.sleep(0.2)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(40):
+                group.create_task(clients.client(number, until_s=120.0))
+                group.create_task(rude())
+
+        print(clients.let_in, clients.retried, clients.let_in_at_first_retry)
+        assert clients.let_in > 2000
+        assert clients.let_in_at_first_retry >= 0.9 * clients.retried
+
+
 async def test_a_class_above_the_tenants_is_lowered_and_told(settings_of: MakeSettings) -> None:
     async with Inside(settings_of(ENGINE)).running() as inside:
         answer = await inside.ask(prompt="a", head={"priority": "critical"})

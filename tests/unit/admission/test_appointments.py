@@ -109,6 +109,28 @@ def test_whoever_comes_early_and_is_let_in_has_come() -> None:
     assert appointments.held(12.4, most=10) == 1
 
 
+def test_nothing_is_kept_for_whoever_came_early_and_is_in() -> None:
+    places = Places(2)
+    for number in range(3):
+        places.take(visitor(number), 0.0)
+    for _ in range(2):
+        places.leave(0.5, 0.0)
+
+    assert places.take(visitor(2), 0.6) is None
+    assert places.take(visitor(9), 0.7) is None
+
+
+def test_who_does_not_come_cannot_fill_the_line_again() -> None:
+    appointments = Appointments()
+    for start_s in (0.0, 60.0):
+        told_s = [
+            appointments.book(visitor(number), start_s, first_s=1.0, spacing_s=1.0)
+            for number in range(50)
+        ]
+
+    assert max(told_s) <= 4.0
+
+
 @pytest.mark.parametrize("spacing_s", [0.0001, 0.3, 30.0])
 def test_the_last_appointment_is_not_absurdly_far(spacing_s: float) -> None:
     appointments = Appointments()
