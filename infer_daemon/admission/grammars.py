@@ -29,7 +29,8 @@ _Place = tuple[str, Any]
 _TEXTS = ("json", "grammar", "choice", "structural_tag", "json_schema")
 _REGEXES = ("regex", "whitespace_pattern")
 _SCHEMA_REGEXES = ("pattern", "regex")
-_QUANTIFIER = re.compile(r"\{\s*(\d*)\s*(,?)\s*(\d*)\s*\}")
+# Possessive: it never goes back, so that spaces without end are looked at once.
+_QUANTIFIER = re.compile(r"\{\s*+(\d*+)\s*+(,?+)\s*+(\d*+)\s*+\}")
 
 
 def refuse_large(body: dict[str, Any], *, bytes_max: int, regex_len_max: int) -> None:

@@ -159,6 +159,16 @@ def test_repetitions_inside_each_other_multiply(regex: str, product: int) -> Non
     assert nested_repetitions(regex) == product
 
 
+def test_a_bracket_before_spaces_without_end_is_looked_through_once() -> None:
+    """Going back over them would take hours; one pass takes a millisecond."""
+    blank = "{" + " " * 60_000
+    tools = [{"function": {"parameters": {"anyOf": [{"pattern": blank[:4000]}] * 60}}}] * 4
+
+    for body in ({"structured_outputs": {"regex": blank}}, {"tools": tools}):
+        refuse_large(body, bytes_max=1_000_000, regex_len_max=65_536)
+    assert nested_repetitions("(a" + blank + "(b{ 5 , 6 }){ 2 }") == 12
+
+
 def test_more_tools_than_anybody_has_are_refused_without_a_look_at_them() -> None:
     with pytest.raises(ClientError, match="1025 tools, more than 1024") as caught:
         refuse_large({"tools": [None] * 1025}, bytes_max=16_384, regex_len_max=1024)
