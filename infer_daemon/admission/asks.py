@@ -49,13 +49,16 @@ def deadline_s(header: str | None) -> float | None:
     if header is None:
         return None
     text = header.strip()
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) <= DEADLINE_MAX_MS:
+    # A header may hold more digits than Python is willing to read.
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(DEADLINE_MAX_MS))
+    milliseconds = int(text) if is_number else 0
+    if not 0 < milliseconds <= DEADLINE_MAX_MS:
         raise ClientError(
             f"x-deadline-ms: {header[:50]!r} is no number of milliseconds from now, "
             f"1 to {DEADLINE_MAX_MS}",
             param="x-deadline-ms",
         )
-    return int(text) / 1e3
+    return milliseconds / 1e3
 
 
 def output_tokens(body: Mapping[str, Any]) -> int | None:

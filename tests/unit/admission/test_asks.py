@@ -55,7 +55,8 @@ def test_a_deadline_is_so_many_milliseconds_from_now(
 
 
 @pytest.mark.parametrize(
-    "header", ["", "0", "-5", "1.5", "soon", "1e3", "٣", "99999999999999999999", "86400001"]
+    "header",
+    ["", "0", "-5", "1.5", "soon", "1e3", "٣", "9" * 20, "86400001", "000000000001" + "0" * 4300],
 )
 def test_a_deadline_in_the_past_or_the_absurd_future_is_refused(header: str) -> None:
     with pytest.raises(ClientError, match="milliseconds"):
