@@ -113,20 +113,12 @@ class SimFrontend:
         return EventStream(head, events)
 
     def _work(self, call: Call, request: _Generation, prompt: list[str], n: int) -> Work:
-        length = len(prompt) + (request.limit or 0)
-        if length > self._script.max_model_len:
-            raise FrontendError(
-                f"the maximum context length is {self._script.max_model_len} tokens, the request "
-                f"needs {length}",
-                status=400,
-                code="context_length_exceeded",
-            )
-        if request.limit is not None and request.limit < 1:
-            raise ClientError("max_tokens must be at least 1", param="max_tokens")
-        choice = tokens.answer(prompt, request.limit, ignore_eos=request.ignore_eos)
+        limit = self._limit(request.limit, len(prompt))
+        choice = tokens.answer(prompt, limit, ignore_eos=request.ignore_eos)
 
-        def capped(most: int) -> SimPayload:
-            return SimPayload([Choice(list(choice.words[:most]), "length")] * n)
+        def capped(tokens_max: int) -> SimPayload:
+            ending = "length" if tokens_max < len(choice.words) else choice.finish_reason
+            return SimPayload([Choice(list(choice.words[:tokens_max]), ending)] * n)
 
         return Work(
             id=JobId(f"{call.request_id}.{next(_numbers)}"),
@@ -134,10 +126,30 @@ class SimFrontend:
             wants="deltas" if request.stream else "final",
             merge=tokens.merge,
             prompt_tokens=len(prompt),
-            output_tokens_max=len(choice.words),
+            output_tokens_max=len(choice.words) if limit is None else limit,
             seqs=n,
             cap=capped,
         )
+
+    def _limit(self, asked: int | None, prompt_tokens: int) -> int | None:
+        """Like vLLM: what is asked for may be all of the context, and gets what the prompt leaves.
+
+        Raises:
+            FrontendError: the prompt leaves nothing.
+            ClientError: no such number of tokens can be asked for.
+        """
+        most = self._script.max_model_len
+        if prompt_tokens >= most:
+            raise FrontendError(
+                f"the maximum context length is {most} tokens, the prompt has {prompt_tokens}",
+                status=400,
+                code="context_length_exceeded",
+            )
+        if asked is None:
+            return None
+        if not 1 <= asked <= most:
+            raise ClientError(f"max_tokens must be at least 1, at most {most}", param="max_tokens")
+        return min(asked, most - prompt_tokens)
 
     async def _final(self, work: Work) -> list[Piece]:
         async with aclosing(self._gate.run(work)) as outputs:

@@ -80,7 +80,8 @@ async def test_a_stream_of_several_prompts_has_the_text_of_each(rig: Rig, record
         ({"messages": []}, "messages may not be empty"),
         ({"messages": [{"role": "user", "content": "a"}], "n": 0}, "n must be"),
         ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}, "max_tokens must be"),
-        ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 99999}, "context length"),
+        ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 99999}, "at most 8192"),
+        ({"messages": [{"role": "user", "content": "a " * 9000}]}, "context length"),
         ({"messages": "a"}, "Expected `array`"),
     ],
 )
@@ -94,6 +95,19 @@ async def test_a_request_that_is_wrong_is_refused_before_the_gate(
         await ask(rig, one, "chat", **body)
     assert caught.value.status == 400
     assert one.calls_started == 0
+
+
+async def test_an_answer_takes_only_what_the_prompt_leaves_of_the_context(
+    rig: Rig, record: Record
+) -> None:
+    await rig.add()
+
+    answer = await whole(
+        rig, record(), "completions", prompt="a " * 8000, max_tokens=8192, ignore_eos=True
+    )
+
+    assert answer["usage"]["completion_tokens"] == 192
+    rig.assert_empty()
 
 
 async def test_a_refusal_before_the_first_event_of_a_stream_is_raised(
