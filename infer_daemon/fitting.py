@@ -1,5 +1,8 @@
-"""A prompt that is too long, made to fit before it is rendered, where its tenant or model asks for
-that; else it is refused when it has been rendered, with its exact length."""
+"""A request for too much, made to fit before it is rendered, where its tenant or model wants that.
+
+A prompt that is too long and may not be cut is refused when it has been rendered, with its exact
+length.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -33,7 +36,10 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
     turns = call.body.get(_CHATS.get(call.endpoint, ""))
     is_chat = isinstance(turns, list) and sizes.too_long_chat == "drop_oldest_turns"
     is_text = call.endpoint is Endpoint.COMPLETIONS and sizes.too_long_text == "keep_tail"
-    limit = sizes.prompt_room(asks.output_tokens(call.body))
+    asked = asks.output_tokens(call.endpoint, call.body)
+    if asked is not None and (most := sizes.askable_output(asked)) < asked:
+        call = replace(call, body=asks.with_output_tokens(call.endpoint, call.body, most))
+    limit = sizes.prompt_room(asked)
     if limit is None or not (is_chat or is_text) or _is_surely_short(call.body, limit):
         return call
 

@@ -42,6 +42,24 @@ class Account:
             found |= _rate_headers("tokens", tightest, now_s)
         return found
 
+    def snapshot(self, now_s: float) -> dict[str, dict[str, int]]:
+        """Of each limit that is set, what is taken or left of how much; {} if none is."""
+        places = {"in_flight": self.in_flight, "waiting": self.queued}
+        rates = {
+            "requests": self.requests,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+        return {
+            name: {"taken": each.taken, "limit": int(each.limit)}
+            for name, each in places.items()
+            if each.limit < math.inf
+        } | {
+            name: {"left": max(0, int(each.left(now_s))), "per_minute": int(each.per_minute)}
+            for name, each in rates.items()
+            if each is not None
+        }
+
 
 def changed(
     accounts: dict[str, Account], limits: Mapping[str, LimitsSection], now_s: float
@@ -58,24 +76,6 @@ def changed(
         for owner, account in accounts.items()
         if owner in limits or account.in_flight.taken
     }
-
-    def snapshot(self, now_s: float) -> dict[str, dict[str, int]]:
-        """Of each limit that is set, what is taken or left of how much; {} if none is."""
-        places = {"in_flight": self.in_flight, "waiting": self.queued}
-        rates = {
-            "requests": self.requests,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-        }
-        return {
-            name: {"taken": each.taken, "limit": each.limit}
-            for name, each in places.items()
-            if each is not None
-        } | {
-            name: {"left": max(0, int(each.left(now_s))), "per_minute": int(each.per_minute)}
-            for name, each in rates.items()
-            if each is not None
-        }
 
 
 def _rate(rate: Rate | None, per_minute: float | None, now_s: float) -> Rate | None:

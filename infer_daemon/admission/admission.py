@@ -150,7 +150,7 @@ class Admission:
                 prompt_tokens, output_tokens_max, ticket.asked_output_tokens, seqs
             )
             asked = ticket.asked_output_tokens
-            if asked is not None and output_tokens < min(asked, output_tokens_max):
+            if asked is not None and output_tokens < asked:
                 told = f"max_tokens={output_tokens}"
                 if record.told.get("x-infer-clamped") != told:
                     record.note(f"clamped: {told}")
@@ -227,15 +227,14 @@ class Admission:
         if owner not in self._tenants:
             self._tenants[owner] = Account(owner, LimitsSection(), now_s)
         accounts = (self._tenants[owner], self._models[f"model {applicant.model}"], self._daemon)
-        is_generating = record.endpoint in asks.GENERATING
         return Ticket(
             visitor=applicant.visitor,
             pool=applicant.pool,
             taken_s=now_s,
             accounts=accounts,
             sizes=Sizes([a.limits for a in accounts], applicant.context_tokens),
-            is_generating=is_generating,
-            asked_output_tokens=asks.output_tokens(applicant.body) if is_generating else None,
+            is_generating=record.endpoint in asks.GENERATING,
+            asked_output_tokens=asks.output_tokens(record.endpoint, applicant.body),
         )
 
 

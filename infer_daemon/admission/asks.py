@@ -1,5 +1,6 @@
 """What a request asks for besides an answer: a class, a deadline, a length. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,16 @@ DEADLINE_MAX_MS = 86_400_000
 _TIERS: dict[str, Tier | None] = {"auto": None, **{tier.service_tier: tier for tier in Tier}}
 """OpenAI's `service_tier`."""
 _TEXTS = ("prompt", "input", "messages", "system", "instructions")
-_LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-GENERATING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
+_LENGTHS: dict[Endpoint, tuple[str, ...]] = {
+    Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+    Endpoint.MESSAGES: ("max_tokens",),
+}
+"""Where requests say how long an answer may be: the first of these that is there. The same name
+means nothing to another endpoint."""
+GENERATING = frozenset(_LENGTHS)
+_WHOLE_NUMBER = re.compile(r"\s*+\+?[0-9][0-9_]*+(\.0++)?\s*+")
 
 
 def tier(header: str | None, body: Mapping[str, Any]) -> Tier | None:
@@ -61,14 +70,35 @@ def deadline_s(header: str | None) -> float | None:
     return milliseconds / 1e3
 
 
-def output_tokens(body: Mapping[str, Any]) -> int | None:
+def output_tokens(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
     """The most tokens that a request wants of each answer; None if it does not say, or says it in
     a way that the front end will refuse."""
-    for name in _LENGTHS:
-        value = body.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
+    field = _length_field(endpoint, body)
+    return None if field is None else _whole_number(body[field])
+
+
+def with_output_tokens(
+    endpoint: Endpoint, body: Mapping[str, Any], most_tokens: int
+) -> dict[str, Any]:
+    """The same request, wanting so much of each answer and no more. It must have said how much."""
+    field = _length_field(endpoint, body)
+    assert field is not None, "a request that does not say how much it wants cannot want less"
+    return {**body, field: most_tokens}
+
+
+def _length_field(endpoint: Endpoint, body: Mapping[str, Any]) -> str | None:
+    names = _LENGTHS.get(endpoint, ())
+    return next((name for name in names if body.get(name) is not None), None)
+
+
+def _whole_number(value: Any) -> int | None:
+    """A number above 0 in any of the ways in which pydantic takes one: 4000.0 and "4000" are
+    numbers, too. What only resembles one is nothing."""
+    if isinstance(value, str):
+        value = float(value) if _WHOLE_NUMBER.fullmatch(value) else None
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, int) and value > 0 else None
 
 
 def generations(body: Mapping[str, Any]) -> int:

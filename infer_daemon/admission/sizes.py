@@ -57,6 +57,13 @@ class Sizes:
                 param="max_tokens",
             )
 
+    def askable_output(self, asked_tokens: int) -> int:
+        """What the front end may be asked for: it refuses more than the context, and would do so
+        also where a party wants its requests clamped."""
+        if self.context_tokens is None or self._refuses_output:
+            return asked_tokens
+        return min(asked_tokens, self.context_tokens)
+
     def prompt_room(self, asked: int | None) -> int | None:
         """How long a prompt may be that is cut to fit: it leaves room for the answer."""
         if self.prompt_tokens is None or self.context_tokens is None:

@@ -56,3 +56,16 @@ async def test_the_same_chat_is_refused_with_both_numbers_where_it_does_not(
     with pytest.raises(openai.BadRequestError, match="2048") as caught:
         await client.chat.completions.create(model="demo", messages=messages, max_tokens=20)
     assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("asked", [2048, 5000, "5000"])
+async def test_more_output_than_there_is_room_for_is_clamped_and_told(
+    client: openai.AsyncOpenAI, asked: object
+) -> None:
+    raw = await client.chat.completions.with_raw_response.create(
+        **ASK, extra_body={"max_tokens": asked, "stop": [" "]}
+    )
+
+    usage = raw.parse().usage
+    assert usage is not None
+    assert raw.headers["x-infer-clamped"] == f"max_tokens={2048 - usage.prompt_tokens}"

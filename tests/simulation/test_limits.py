@@ -18,6 +18,7 @@ from infer_daemon.domain.errors import (
     WouldWaitTooLong,
 )
 from infer_daemon.domain.jobs import Tier
+from infer_daemon.engines.contract import Reply
 from tests.conftest import MakeSettings
 from tests.inside import Inside
 
@@ -299,6 +300,38 @@ async def test_output_is_clamped_and_told(settings_of: MakeSettings) -> None:
         body = await inside.whole(prompt="a b c d e f", max_tokens=6)
         assert body["usage"]["completion_tokens"] == 3
         assert body["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("asked", [95, 100, 101, 10**9])
+async def test_output_that_the_context_has_no_room_for_is_clamped_and_told(
+    settings_of: MakeSettings, asked: int
+) -> None:
+    engine = ENGINE.replace("step_ms = 10", "step_ms = 10, max_model_len = 100")
+    async with Inside(settings_of(engine)).running() as inside:
+        answer = await inside.ask(prompt="w " * 10, max_tokens=asked, ignore_eos=True)
+
+        assert answer.headers["x-infer-clamped"] == "max_tokens=90"
+        assert isinstance(answer.content, Reply)
+        assert b'"completion_tokens":90' in answer.content.body
+
+
+async def test_an_answer_that_ends_by_itself_is_not_called_clamped(
+    settings_of: MakeSettings,
+) -> None:
+    async with Inside(settings_of(ENGINE)).running() as inside:
+        answer = await inside.ask(prompt="a b c", max_tokens=500)
+
+        assert "x-infer-clamped" not in answer.headers
+
+
+@pytest.mark.parametrize("asked", [65, 9000])
+async def test_too_much_output_is_refused_where_that_is_wanted(
+    settings_of: MakeSettings, asked: int
+) -> None:
+    limits = 'max_output_tokens = 64\nover_max_output = "refuse"'
+    async with limited(settings_of, limits).running() as inside:
+        assert await outcome(inside, max_tokens=64) == "ok"
+        assert await outcome(inside, max_tokens=asked) == "max_tokens_exceeded"
 
 
 async def test_a_chat_loses_its_oldest_turns_where_that_is_wanted(

@@ -3,6 +3,7 @@
 import pytest
 
 from infer_daemon.admission import asks
+from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import ClientError
 from infer_daemon.domain.jobs import Tier
 
@@ -64,22 +65,61 @@ def test_a_deadline_in_the_past_or_the_absurd_future_is_refused(header: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("body", "tokens"),
+    ("endpoint", "body", "tokens"),
     [
-        ({}, None),
-        ({"max_tokens": 5}, 5),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_output_tokens": 9}, 9),
-        ({"max_tokens": True}, None),
-        ({"max_tokens": "5"}, None),
-        ({"max_tokens": -1}, None),
-        ({"max_tokens": None}, None),
+        ("chat", {}, None),
+        ("chat", {"max_tokens": 5}, 5),
+        ("chat", {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ("chat", {"max_tokens": 5, "max_completion_tokens": None}, 5),
+        ("chat", {"max_output_tokens": 1}, None),
+        ("completions", {"max_tokens": 5, "max_completion_tokens": 1}, 5),
+        ("responses", {"max_output_tokens": 9, "max_tokens": 1}, 9),
+        ("messages", {"max_tokens": 5, "max_completion_tokens": 1, "max_output_tokens": 1}, 5),
+        ("embeddings", {"max_tokens": 5}, None),
     ],
 )
-def test_a_length_is_read_where_the_endpoints_have_it(
-    body: dict[str, object], tokens: int | None
+def test_a_length_is_read_where_its_endpoint_has_it(
+    endpoint: str, body: dict[str, object], tokens: int | None
 ) -> None:
-    assert asks.output_tokens(body) == tokens
+    assert asks.output_tokens(Endpoint(endpoint), body) == tokens
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        (True, 1),
+        (4000.0, 4000),
+        ("4000", 4000),
+        (" 4000 ", 4000),
+        ("+4_000", 4000),
+        ("4000.00", 4000),
+        ("0" * 5000 + "7", 7),
+        (False, None),
+        (-1, None),
+        (0, None),
+        (4000.5, None),
+        (1e400, None),
+        (float("nan"), None),
+        ("4e3", None),
+        ("4000.", None),
+        ("٤", None),
+        ("-5", None),
+        ("9" * 5000, None),
+        ("", None),
+        ([5], None),
+    ],
+)
+def test_a_length_is_read_in_every_way_in_which_the_front_end_takes_it(
+    value: object, tokens: int | None
+) -> None:
+    assert asks.output_tokens(Endpoint.CHAT, {"max_tokens": value}) == tokens
+
+
+def test_less_is_asked_for_where_the_request_said_how_much() -> None:
+    body = {"max_tokens": 5, "max_completion_tokens": 7, "n": 2}
+
+    assert asks.with_output_tokens(Endpoint.CHAT, body, 3) == {**body, "max_completion_tokens": 3}
+    assert asks.with_output_tokens(Endpoint.COMPLETIONS, body, 3) == {**body, "max_tokens": 3}
 
 
 @pytest.mark.parametrize(

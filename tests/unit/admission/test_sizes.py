@@ -68,6 +68,16 @@ def test_too_much_output_is_refused_where_the_party_wants_that() -> None:
     Sizes([LimitsSection(max_output_tokens=64)], 2048).refuse_output(65)
 
 
+def test_the_front_end_is_asked_for_no_more_than_the_context_unless_that_is_refused() -> None:
+    refusing = LimitsSection(over_max_output="refuse")
+
+    assert Sizes([NO_LIMITS], 2048).askable_output(2048) == 2048
+    assert Sizes([NO_LIMITS], 2048).askable_output(4000) == 2048
+    assert Sizes([LimitsSection(max_context_tokens=512)], 2048).askable_output(4000) == 512
+    assert Sizes([refusing], 2048).askable_output(4000) == 4000
+    assert Sizes([NO_LIMITS], None).askable_output(4000) == 4000
+
+
 def test_the_tenants_word_on_too_long_prompts_counts_before_the_models() -> None:
     tenant = LimitsSection(too_long_chat="reject")
     model = LimitsSection(too_long_chat="drop_oldest_turns", too_long_text="keep_tail")
