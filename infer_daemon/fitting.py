@@ -39,8 +39,8 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
     asked = asks.output_tokens(call.endpoint, call.body)
     if asked is not None and (most := sizes.askable_output(asked)) < asked:
         call = replace(call, body=asks.with_output_tokens(call.endpoint, call.body, most))
-    limit = sizes.prompt_room(asked)
-    if limit is None or not (is_chat or is_text) or _is_surely_short(call.body, limit):
+    room = sizes.prompt_room(asked)
+    if room is None or not (is_chat or is_text) or _is_surely_short(call.body, room.most_tokens):
         return call
 
     async def count(messages: list[Any]) -> int:
@@ -49,14 +49,14 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
 
     if is_text:
         prompt_tokens = await frontend.count_tokens(call)
-        cut = keep_tail(call.body, limit, prompt_tokens)
+        cut = keep_tail(call.body, room, prompt_tokens)
         body, told = cut.body, cut.header
     else:
         try:
-            chat = await drop_oldest_turns(turns or [], limit, count)
+            chat = await drop_oldest_turns(turns or [], room, count)
         except DoesNotFit as error:
             raise PromptTooLong(
-                f"the last turn alone has {error.least_tokens} tokens, {limit} fit",
+                f"the last turn alone has {error.least_tokens} tokens, {error.limit_tokens} fit",
                 param="messages",
             ) from None
         body, told = {**call.body, _CHATS[call.endpoint]: chat.messages}, chat.header

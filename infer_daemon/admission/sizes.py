@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from infer_daemon.admission.truncation import Room
 from infer_daemon.domain.errors import OutputTooLong, PromptTooLong
 from infer_daemon.settings.schema import LimitsSection
 
@@ -64,12 +65,21 @@ class Sizes:
             return asked_tokens
         return min(asked_tokens, self.context_tokens)
 
-    def prompt_room(self, asked: int | None) -> int | None:
-        """How long a prompt may be that is cut to fit: it leaves room for the answer."""
-        if self.prompt_tokens is None or self.context_tokens is None:
-            return self.prompt_tokens
+    def prompt_room(self, asked: int | None) -> Room | None:
+        """How long a prompt may be that is cut to fit.
+
+        One that leaves room for a single token of output fits: the answer takes what is left. One
+        that has to be cut leaves room for the answer that is asked for, but for no more than half
+        of the context: what is left of a prompt is to be worth an answer.
+        """
+        if self.prompt_tokens is None:
+            return None
+        if self.context_tokens is None:
+            return Room(self.prompt_tokens, self.prompt_tokens)
         answer = _least([asked or self.default_output_tokens or 1, self.output_tokens]) or 1
-        return max(1, min(self.prompt_tokens, self.context_tokens - answer))
+        claim = max(1, min(answer, self.context_tokens // 2))
+        fits = max(1, min(self.prompt_tokens, self.context_tokens - 1))
+        return Room(fits, max(1, min(fits, self.context_tokens - claim)))
 
     def output(self, prompt_tokens: int, planned: int, asked: int | None, seqs: int) -> int:
         """Output tokens of each sequence: no more than planned, nor than any limit.

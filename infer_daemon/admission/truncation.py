@@ -18,6 +18,16 @@ Messages = list[Any]
 _ALWAYS_KEPT = ("system", "developer")
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How long a prompt may be."""
+
+    most_tokens: int
+    """What is no longer is left alone."""
+    cut_tokens: int
+    """What is longer becomes as long as this, to leave room for an answer."""
+
+
 class DoesNotFit(Exception):
     """Not even the least that must be kept fits. The caller refuses, with both numbers."""
 
@@ -57,13 +67,14 @@ class TruncatedPrompt:
 
 
 async def drop_oldest_turns(
-    messages: Messages, limit_tokens: int, count: Callable[[Messages], Awaitable[int]]
+    messages: Messages, room: Room, count: Callable[[Messages], Awaitable[int]]
 ) -> TruncatedChat:
-    """Drop as few of a chat's oldest turns as make it fit.
+    """Drop as few of a chat's oldest turns as make it fit, if it does not.
 
     A turn is a user's message with all that follows up to the next one, so that a tool's result
     never stays without its call. Instructions (system, developer) stay wherever they are, and so
-    does the last turn. The items of a Responses request divide the same way.
+    does the last turn, also where that is longer than a chat is to become, but not too long. The
+    items of a Responses request divide the same way.
 
     `count` renders, which is slow: it is called twice, and then once for each doubling of the
     number of turns.
@@ -72,22 +83,22 @@ async def drop_oldest_turns(
         count: prompt tokens of a chat with these messages.
 
     Raises:
-        DoesNotFit: what must stay is longer than the limit.
+        DoesNotFit: what must stay is too long.
     """
     before = await count(messages)
-    if before <= limit_tokens:
+    if before <= room.most_tokens:
         return TruncatedChat(messages=messages)
     starts = turn_starts(messages)
     too_few, enough = 0, max(len(starts) - 1, 0)
     shortest = _without_turns(messages, starts, enough)
     after = await count(shortest) if enough else before
-    if after > limit_tokens:
-        raise DoesNotFit(after, limit_tokens)
-    while enough - too_few > 1:
+    if after > room.most_tokens:
+        raise DoesNotFit(after, room.most_tokens)
+    while enough - too_few > 1 and after <= room.cut_tokens:
         half = (too_few + enough) // 2
         candidate = _without_turns(messages, starts, half)
         tokens = await count(candidate)
-        if tokens <= limit_tokens:
+        if tokens <= room.cut_tokens:
             enough, shortest, after = half, candidate, tokens
         else:
             too_few = half
@@ -128,8 +139,8 @@ def _role(message: Any) -> object:
     return message.get("role") if isinstance(message, dict) else None
 
 
-def keep_tail(body: dict[str, Any], limit_tokens: int, prompt_tokens: int) -> TruncatedPrompt:
-    """Have a completion's prompt, or each of a list, cut to its last `limit_tokens` tokens.
+def keep_tail(body: dict[str, Any], room: Room, prompt_tokens: int) -> TruncatedPrompt:
+    """Have a completion's prompt, or each of a list, cut to its last tokens, if one does not fit.
 
     The front end does it while it tokenises, through vLLM's own field. vLLM's `truncation_side` is
     left out: tokenisers of models that generate cut from the left unless told otherwise, and told
@@ -138,10 +149,10 @@ def keep_tail(body: dict[str, Any], limit_tokens: int, prompt_tokens: int) -> Tr
     Args:
         prompt_tokens: tokens of the longest prompt.
     """
-    if prompt_tokens <= limit_tokens:
+    if prompt_tokens <= room.most_tokens:
         return TruncatedPrompt(body=body)
     rest = {name: value for name, value in body.items() if name != "truncation_side"}
     return TruncatedPrompt(
-        body={**rest, "truncate_prompt_tokens": limit_tokens},
-        tokens_dropped=prompt_tokens - limit_tokens,
+        body={**rest, "truncate_prompt_tokens": room.cut_tokens},
+        tokens_dropped=prompt_tokens - room.cut_tokens,
     )

@@ -49,6 +49,24 @@ async def test_a_long_chat_loses_its_oldest_turns_where_its_tenant_wants_that(
     assert usage.prompt_tokens > 1500  # no more was dropped than had to be
 
 
+@pytest.mark.parametrize("asked", [2000, 2048, 5000])
+async def test_a_chat_that_fits_keeps_its_history_however_much_output_it_asks_for(
+    vllm_daemon: Running, asked: int
+) -> None:
+    messages = [ASK["messages"][0], {"role": "assistant", "content": "Wait."}] * 3
+    async with openai.AsyncOpenAI(
+        base_url=f"{vllm_daemon.url}/v1", api_key="sk-demo-initech", max_retries=0
+    ) as initech:
+        raw = await initech.chat.completions.with_raw_response.create(
+            model="demo", messages=[*messages, ASK["messages"][0]], max_tokens=asked, stop=[" "]
+        )
+
+    assert "x-infer-truncated" not in raw.headers
+    usage = raw.parse().usage
+    assert usage is not None
+    assert usage.prompt_tokens > 60
+
+
 async def test_the_same_chat_is_refused_with_both_numbers_where_it_does_not(
     client: openai.AsyncOpenAI,
 ) -> None:

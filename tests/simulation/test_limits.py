@@ -33,6 +33,8 @@ sim = { step_ms = 10 }
 [models.echo]
 engines = ["a"]
 """
+SMALL = ENGINE.replace("step_ms = 10", "step_ms = 10, max_model_len = 100")
+"""For 100 tokens."""
 TOKENS = 20
 """An answer takes a little over 0.2 s, so the engine ends 40 a second."""
 
@@ -306,8 +308,7 @@ async def test_output_is_clamped_and_told(settings_of: MakeSettings) -> None:
 async def test_output_that_the_context_has_no_room_for_is_clamped_and_told(
     settings_of: MakeSettings, asked: int
 ) -> None:
-    engine = ENGINE.replace("step_ms = 10", "step_ms = 10, max_model_len = 100")
-    async with Inside(settings_of(engine)).running() as inside:
+    async with Inside(settings_of(SMALL)).running() as inside:
         answer = await inside.ask(prompt="w " * 10, max_tokens=asked, ignore_eos=True)
 
         assert answer.headers["x-infer-clamped"] == "max_tokens=90"
@@ -360,6 +361,34 @@ async def test_a_completions_prompt_keeps_its_tail_where_that_is_wanted(
 
         assert answer.headers["x-infer-truncated"] == "tokens=3"
         assert body["usage"]["prompt_tokens"] == 3
+
+
+CUTTING = '[limits]\ntoo_long_chat = "drop_oldest_turns"\ntoo_long_text = "keep_tail"'
+TALK = [{"role": "user", "content": f"question {n}"} for n in range(30)]
+
+
+@pytest.mark.parametrize("asked", [60, 99, 100, 5000])
+async def test_what_fits_is_not_cut_however_much_output_is_asked_for(
+    settings_of: MakeSettings, asked: int
+) -> None:
+    async with Inside(settings_of(CUTTING + SMALL)).running() as inside:
+        text = await inside.ask(prompt="w " * 60, max_tokens=asked)
+        chat = await inside.ask("chat", messages=TALK, max_tokens=asked)
+
+        assert "x-infer-truncated" not in text.headers.keys() | chat.headers.keys()
+        for answer in (text, chat):
+            assert answer.headers.get("x-infer-clamped", "max_tokens=40") == "max_tokens=40"
+
+
+@pytest.mark.parametrize(("asked", "left"), [(10, 90), (60, 50), (5000, 50)])
+async def test_what_is_cut_leaves_its_answer_at_most_half_of_the_context(
+    settings_of: MakeSettings, asked: int, left: int
+) -> None:
+    async with Inside(settings_of(CUTTING + SMALL)).running() as inside:
+        text = await inside.whole(prompt="w " * 120, max_tokens=asked)
+        chat = await inside.whole(endpoint="chat", messages=TALK * 2, max_tokens=asked)
+
+        assert text["usage"]["prompt_tokens"] == chat["usage"]["prompt_tokens"] == left
 
 
 async def test_limits_are_told_as_openais_clients_know_them(settings_of: MakeSettings) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from infer_daemon.admission.sizes import Sizes
+from infer_daemon.admission.truncation import Room
 from infer_daemon.domain.errors import OutputTooLong, PromptTooLong
 from infer_daemon.settings.schema import LimitsSection
 
@@ -86,10 +87,26 @@ def test_the_tenants_word_on_too_long_prompts_counts_before_the_models() -> None
     assert (sizes.too_long_chat, sizes.too_long_text) == ("reject", "keep_tail")
 
 
-def test_a_prompt_that_is_cut_leaves_room_for_its_answer() -> None:
-    sizes = Sizes([LimitsSection(max_output_tokens=50)], 200)
+@pytest.mark.parametrize(
+    ("limits", "asked", "room"),
+    [
+        pytest.param(NO_LIMITS, None, Room(199, 199), id="one token, where nothing is said"),
+        pytest.param(NO_LIMITS, 40, Room(199, 160), id="what is asked for"),
+        pytest.param(NO_LIMITS, 190, Room(199, 100), id="at most half of the context"),
+        pytest.param(NO_LIMITS, 10**9, Room(199, 100), id="however much is asked for"),
+        pytest.param(LimitsSection(max_output_tokens=50), 400, Room(199, 150), id="if allowed"),
+        pytest.param(LimitsSection(default_output_tokens=30), None, Room(199, 170), id="default"),
+        pytest.param(LimitsSection(max_prompt_tokens=120), 40, Room(120, 120), id="short prompts"),
+        pytest.param(LimitsSection(max_prompt_tokens=120), 200, Room(120, 100), id="half, too"),
+        pytest.param(LimitsSection(max_context_tokens=1), 5, Room(1, 1), id="no room at all"),
+    ],
+)
+def test_only_a_prompt_that_does_not_fit_makes_room_for_its_answer(
+    limits: LimitsSection, asked: int | None, room: Room
+) -> None:
+    assert Sizes([limits], 200).prompt_room(asked) == room
 
-    assert sizes.prompt_room(None) == 199
-    assert sizes.prompt_room(40) == 160
-    assert sizes.prompt_room(400) == 150
+
+def test_there_is_no_end_of_room_while_no_engine_has_said_what_it_takes() -> None:
     assert Sizes([NO_LIMITS], None).prompt_room(5) is None
+    assert Sizes([LimitsSection(max_prompt_tokens=9)], None).prompt_room(5) == Room(9, 9)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from infer_daemon.admission.truncation import (
     DoesNotFit,
     Messages,
+    Room,
     TruncatedChat,
     drop_oldest_turns,
     keep_tail,
@@ -55,7 +56,7 @@ class Counter:
 async def test_as_few_turns_as_possible_are_dropped(
     chat: str, limit: int, kept: list[int], header: str
 ) -> None:
-    result = await drop_oldest_turns(say(chat), limit, Counter())
+    result = await drop_oldest_turns(say(chat), Room(limit, limit), Counter())
 
     assert (numbers(result), result.header) == (kept, header)
 
@@ -72,18 +73,42 @@ async def test_as_few_turns_as_possible_are_dropped(
 )
 async def test_what_cannot_fit_is_told_with_both_numbers(chat: str, limit: int, least: int) -> None:
     with pytest.raises(DoesNotFit) as caught:
-        await drop_oldest_turns(say(chat), limit, Counter())
+        await drop_oldest_turns(say(chat), Room(limit, limit), Counter())
 
     assert (caught.value.least_tokens, caught.value.limit_tokens) == (least, limit)
+
+
+@pytest.mark.parametrize(
+    ("chat", "kept"),
+    [
+        pytest.param("uauau", [0, 1, 2, 3, 4], id="what fits is whole"),
+        pytest.param("uauauau", [4, 5, 6], id="what does not is cut"),
+        pytest.param("uauaatat", [2, 3, 4, 5, 6, 7], id="a long last turn"),
+    ],
+)
+async def test_only_a_chat_that_does_not_fit_leaves_room_for_an_answer(
+    chat: str, kept: list[int]
+) -> None:
+    result = await drop_oldest_turns(say(chat), Room(most_tokens=60, cut_tokens=30), Counter())
+
+    assert numbers(result) == kept
 
 
 async def test_long_chats_are_rendered_a_few_times_only() -> None:
     count = Counter()
 
-    result = await drop_oldest_turns(say("ua" * 1000), 5000, count)
+    result = await drop_oldest_turns(say("ua" * 1000), Room(5000, 5000), count)
 
     assert result.turns_dropped == 750
     assert count.calls <= 12
+
+
+async def test_nothing_is_searched_for_where_the_last_turn_alone_leaves_too_little_room() -> None:
+    count = Counter()
+
+    result = await drop_oldest_turns(say("ua" * 1000 + "uaaa"), Room(50, 30), count)
+
+    assert (result.turns_dropped, count.calls) == (1000, 2)
 
 
 def test_a_tools_result_that_a_user_brings_begins_no_turn() -> None:
@@ -96,7 +121,7 @@ def test_a_tools_result_that_a_user_brings_begins_no_turn() -> None:
 async def test_items_that_are_no_messages_go_with_their_turn() -> None:
     messages: list[Any] = [*say("u"), {"type": "function_call"}, 7, *say("u")]
 
-    result = await drop_oldest_turns(messages, 10, Counter())
+    result = await drop_oldest_turns(messages, Room(10, 10), Counter())
 
     assert result.messages == messages[-1:]
 
@@ -112,7 +137,7 @@ async def test_what_stays_is_all_instructions_and_whole_turns_at_the_end(
     fitting = [kept for kept in allowed if 10 * len(kept) <= limit]
 
     try:
-        result = await drop_oldest_turns(messages, limit, Counter())
+        result = await drop_oldest_turns(messages, Room(limit, limit), Counter())
     except DoesNotFit:
         assert not fitting
     else:
@@ -123,13 +148,13 @@ async def test_what_stays_is_all_instructions_and_whole_turns_at_the_end(
 @pytest.mark.parametrize(
     ("body", "tokens", "expected", "header"),
     [
-        pytest.param({"prompt": "x"}, 100, {"prompt": "x"}, "", id="fits"),
+        pytest.param({"prompt": "x"}, 200, {"prompt": "x"}, "", id="fits"),
         pytest.param(
             {"prompt": "x"}, 400, {"prompt": "x", "truncate_prompt_tokens": 100}, "tokens=300",
             id="is cut",
         ),
         pytest.param(
-            {"truncation_side": "right"}, 101, {"truncate_prompt_tokens": 100}, "tokens=1",
+            {"truncation_side": "right"}, 201, {"truncate_prompt_tokens": 100}, "tokens=101",
             id="the other side is not asked for",
         ),
     ],
@@ -137,6 +162,6 @@ async def test_what_stays_is_all_instructions_and_whole_turns_at_the_end(
 def test_a_completion_keeps_the_end_of_its_prompt(
     body: dict[str, Any], tokens: int, expected: dict[str, Any], header: str
 ) -> None:
-    result = keep_tail(body, 100, tokens)
+    result = keep_tail(body, Room(200, 100), tokens)
 
     assert (result.body, result.header) == (expected, header)
