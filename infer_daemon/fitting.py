@@ -8,19 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from infer_daemon.admission import asks
-from infer_daemon.admission.sizes import Sizes
+from infer_daemon.admission.sizes import CHATS, Sizes
 from infer_daemon.admission.truncation import HEADER, DoesNotFit, drop_oldest_turns, keep_tail
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import PromptTooLong
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Call, Frontend
 
-_CHATS = {
-    Endpoint.CHAT: "messages",
-    Endpoint.MESSAGES: "messages",
-    Endpoint.RESPONSES: "input",
-}
-"""Endpoints whose prompt is a list of turns, and where it is."""
 TOKENS_PER_CHARACTER_MAX = 4
 """A character has at most four bytes and no tokeniser makes more tokens than that of it."""
 TOKENS_PER_TURN = 64
@@ -33,18 +27,18 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
     Raises:
         PromptTooLong: not even the last turn fits.
     """
-    turns = call.body.get(_CHATS.get(call.endpoint, ""))
-    is_chat = isinstance(turns, list) and sizes.too_long_chat == "drop_oldest_turns"
-    is_text = call.endpoint is Endpoint.COMPLETIONS and sizes.too_long_text == "keep_tail"
+    turns = call.body.get(CHATS.get(call.endpoint, ""))
+    is_text = call.endpoint is Endpoint.COMPLETIONS
+    may_cut = sizes.may_cut(call.endpoint) and (is_text or isinstance(turns, list))
     asked = asks.output_tokens(call.endpoint, call.body)
     if asked is not None and (most := sizes.askable_output(asked)) < asked:
         call = replace(call, body=asks.with_output_tokens(call.endpoint, call.body, most))
     room = sizes.prompt_room(asked)
-    if room is None or not (is_chat or is_text) or _is_surely_short(call.body, room.most_tokens):
+    if room is None or not may_cut or _is_surely_short(call.body, room.most_tokens):
         return call
 
     async def count(messages: list[Any]) -> int:
-        body = {**call.body, _CHATS[call.endpoint]: messages}
+        body = {**call.body, CHATS[call.endpoint]: messages}
         return await frontend.count_tokens(replace(call, body=body))
 
     if is_text:
@@ -59,7 +53,7 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
                 f"the last turn alone has {error.least_tokens} tokens, {error.limit_tokens} fit",
                 param="messages",
             ) from None
-        body, told = {**call.body, _CHATS[call.endpoint]: chat.messages}, chat.header
+        body, told = {**call.body, CHATS[call.endpoint]: chat.messages}, chat.header
     if told:
         record.told[HEADER] = told
         record.note(f"truncated: {told}")
@@ -72,4 +66,4 @@ def _is_surely_short(body: dict[str, Any], limit: int) -> bool:
     count = len(turns) if isinstance(turns, list) else 1
     if "tools" in body or not isinstance(body.get("prompt", ""), str):
         return False
-    return TOKENS_PER_CHARACTER_MAX * asks.text_bytes(body) + TOKENS_PER_TURN * count <= limit
+    return TOKENS_PER_CHARACTER_MAX * asks.longest_text(body) + TOKENS_PER_TURN * count <= limit

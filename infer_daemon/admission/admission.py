@@ -110,8 +110,9 @@ class Admission:
         if fanout > limits.fanout_max:
             raise FanoutTooLarge(f"one request may ask for at most {limits.fanout_max} generations")
         ticket = self._ticket(record, applicant, now_s)
-        text_len = asks.text_bytes(applicant.body)
-        ticket.sizes.refuse_absurd(text_len)
+        is_cut = ticket.sizes.may_cut(record.endpoint)
+        if not is_cut and not asks.may_be_any_length(record.endpoint, applicant.body):
+            ticket.sizes.refuse_absurd(asks.longest_text(applicant.body))
         if ticket.asked_output_tokens is not None:
             ticket.sizes.refuse_output(ticket.asked_output_tokens)
         self._tickets[record.id] = ticket
@@ -122,7 +123,7 @@ class Admission:
         if needs_engine:
             ticket.take_queues(self._queues[applicant.pool], now_s)
         # 6. Not too many in a minute, and none of the minute's tokens are used up.
-        ticket.take_request(*_about(record, ticket, text_len, fanout), now_s)
+        ticket.take_request(*_about(record, ticket, applicant.body, fanout), now_s)
         # 7. Its turn would come in time.
         if needs_engine:
             self._refuse_late(record, ticket, now_s)
@@ -238,15 +239,17 @@ class Admission:
         )
 
 
-def _about(record: RequestRecord, ticket: Ticket, text_len: int, seqs: int) -> tuple[int, int]:
+def _about(
+    record: RequestRecord, ticket: Ticket, body: Mapping[str, Any], seqs: int
+) -> tuple[int, int]:
     """Input and output tokens that a request will need, as far as that can be told before it is
-    rendered.
+    rendered; none where no limit asks.
 
     Args: seqs: how many answers it wants; none where nothing is generated.
     """
-    if record.endpoint in WITHOUT_ENGINE:
+    if record.endpoint in WITHOUT_ENGINE or not ticket.counts_tokens:
         return 0, 0
-    input_tokens = max(1, text_len // TEXT_PER_TOKEN)
+    input_tokens = max(1, asks.text_len(body) // TEXT_PER_TOKEN)
     if not seqs:
         return input_tokens, 0
     planned = asked = ticket.asked_output_tokens

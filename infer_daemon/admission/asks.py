@@ -11,7 +11,9 @@ from infer_daemon.domain.jobs import Tier
 DEADLINE_MAX_MS = 86_400_000
 _TIERS: dict[str, Tier | None] = {"auto": None, **{tier.service_tier: tier for tier in Tier}}
 """OpenAI's `service_tier`."""
-_TEXTS = ("prompt", "input", "messages", "system", "instructions")
+_PROMPTS = ("prompt", "input")
+_CONVERSATION = ("messages", "system", "instructions")
+_COUNTING = (Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS)
 _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
     Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
     Endpoint.COMPLETIONS: ("max_tokens",),
@@ -109,15 +111,37 @@ def generations(body: Mapping[str, Any]) -> int:
     return times * (len(prompts) if is_list and isinstance(prompts, list) else 1)
 
 
-def text_bytes(body: Mapping[str, Any]) -> int:
-    """Length of all text that would be tokenised, in characters. Not a token count: it tells the
-    absurd from the possible."""
-    return sum(_text_len(body.get(name)) for name in _TEXTS)
+def may_be_any_length(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
+    """Whether its text need not fit: it is only to be counted, or to be cut as the client says."""
+    is_cut = body.get("truncate_prompt_tokens") is not None
+    is_cut = is_cut or body.get("truncation") not in (None, "disabled")
+    return is_cut or endpoint in _COUNTING
+
+
+def longest_text(body: Mapping[str, Any]) -> int:
+    """Length of all text that would be tokenised, in characters; of several prompts, the longest's.
+    Not a token count: it tells the absurd from the possible."""
+    prompts = max(_longest(body.get(name)) for name in _PROMPTS)
+    return prompts + sum(_text_len(body.get(name)) for name in _CONVERSATION)
+
+
+def text_len(body: Mapping[str, Any]) -> int:
+    """The same of all prompts together."""
+    return sum(_text_len(body.get(name)) for name in (*_PROMPTS, *_CONVERSATION))
+
+
+def _longest(prompts: Any) -> int:
+    """Of one prompt or of the longest of several, as text or as token ids. A list of objects is one
+    conversation."""
+    if not isinstance(prompts, list) or (prompts and isinstance(prompts[0], dict)):
+        return _text_len(prompts)
+    if prompts and isinstance(prompts[0], int):
+        return len(prompts)
+    return max([len(item) for item in prompts if isinstance(item, str | list)], default=0)
 
 
 def _text_len(value: Any) -> int:
-    """Of a string, a message, a part of one, or a list of any of these. Quick with long lists of
-    what is nothing of the kind: the event loop waits."""
+    """Of a string, a message, a part of one, or a list of any of these."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):

@@ -3,9 +3,16 @@
 from collections.abc import Iterable, Sequence
 
 from infer_daemon.admission.truncation import Room
+from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import OutputTooLong, PromptTooLong
 from infer_daemon.settings.schema import LimitsSection
 
+CHATS = {
+    Endpoint.CHAT: "messages",
+    Endpoint.MESSAGES: "messages",
+    Endpoint.RESPONSES: "input",
+}
+"""Endpoints whose prompt is a list of turns, and where it is."""
 TEXT_PER_TOKEN_MAX = 64
 """Characters that no tokeniser puts into one token on average: more text than that is too long,
 whatever the exact count."""
@@ -25,6 +32,12 @@ class Sizes:
         self._refuses_output = _first([s.over_max_output for s in limits], "clamp") == "refuse"
         self.too_long_chat = _first([s.too_long_chat for s in limits], "reject")
         self.too_long_text = _first([s.too_long_text for s in limits], "reject")
+
+    def may_cut(self, endpoint: Endpoint) -> bool:
+        """Whether a prompt that is too long is cut instead of refused."""
+        if endpoint is Endpoint.COMPLETIONS:
+            return self.too_long_text == "keep_tail"
+        return endpoint in CHATS and self.too_long_chat == "drop_oldest_turns"
 
     def refuse_absurd(self, text_len: int) -> None:
         """Before anything is tokenised.

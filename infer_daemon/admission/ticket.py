@@ -40,6 +40,14 @@ class Ticket:
     _input_tokens: dict[Rate, int] = field(default_factory=dict)
     _output_tokens: dict[Rate, int] = field(default_factory=dict)
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any limit on a minute's tokens holds for it."""
+        return any(
+            account.input_tokens is not None or account.output_tokens is not None
+            for account in self.accounts
+        )
+
     def take_flight(self, now_s: float) -> None:
         """A place among those who are being answered.
 

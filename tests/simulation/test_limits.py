@@ -391,6 +391,29 @@ async def test_what_is_cut_leaves_its_answer_at_most_half_of_the_context(
         assert text["usage"]["prompt_tokens"] == chat["usage"]["prompt_tokens"] == left
 
 
+async def test_a_batch_of_prompts_may_be_as_long_as_all_of_them(settings_of: MakeSettings) -> None:
+    text = "w " * 50
+    async with Inside(settings_of(SMALL)).running() as inside:
+        found = await inside.whole(endpoint="embeddings", input=[text] * 100)
+        assert len(found["data"]) == 100
+        found = await inside.whole(prompt=[text] * 100, max_tokens=1)
+        assert len(found["choices"]) == 100
+
+        with pytest.raises(PromptTooLong, match="6401 characters"):
+            await inside.ask("embeddings", input=[text, "w" * 6401])
+
+
+async def test_what_may_be_cut_is_never_too_long_to_be_looked_at(
+    settings_of: MakeSettings,
+) -> None:
+    async with Inside(settings_of(CUTTING + SMALL)).running() as inside:
+        text = await inside.ask(prompt="w " * 10_000, max_tokens=10)
+        chat = await inside.ask("chat", messages=TALK * 100, max_tokens=10)
+
+        assert text.headers["x-infer-truncated"] == "tokens=9910"
+        assert chat.headers["x-infer-truncated"] == "turns=2955 tokens=5910"
+
+
 async def test_limits_are_told_as_openais_clients_know_them(settings_of: MakeSettings) -> None:
     limits = "requests_per_minute = 60\noutput_tokens_per_minute = 6000"
     async with limited(settings_of, limits, of="tenants.acme.limits").running() as inside:

@@ -125,18 +125,46 @@ def test_less_is_asked_for_where_the_request_said_how_much() -> None:
 @pytest.mark.parametrize(
     ("body", "length"),
     [
+        ({}, 0),
         ({"prompt": "abc"}, 3),
-        ({"prompt": ["ab", "c"]}, 3),
-        ({"prompt": [1, 2, 3]}, 0),
-        ({"prompt": [[1, 2], [3]]}, 0),
+        ({"prompt": ["ab", "c"]}, 2),
+        ({"prompt": [1, 2, 3]}, 3),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [None, 7, "ab", {}]}, 2),
+        ({"prompt": []}, 0),
         ({"input": "abcd"}, 4),
+        ({"input": ["abcd"] * 100}, 4),
+        ({"input": [{"content": "ab"}, {"content": "cd"}], "instructions": "e"}, 5),
         ({"messages": [{"content": "ab"}, {"content": [{"text": "c"}, {"image_url": {}}]}]}, 3),
+        ({"messages": [{"content": ["ab", "c"]}]}, 3),
         ({"messages": [{"content": None}, 7, {}], "system": "xy"}, 2),
         ({"messages": "abc", "instructions": {"a": 1}}, 3),
     ],
 )
-def test_all_text_counts_and_nothing_else(body: dict[str, object], length: int) -> None:
-    assert asks.text_bytes(body) == length
+def test_all_text_of_a_conversation_counts_and_of_several_prompts_the_longest(
+    body: dict[str, object], length: int
+) -> None:
+    assert asks.longest_text(body) == length
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "expected"),
+    [
+        ("chat", {}, False),
+        ("embeddings", {"truncate_prompt_tokens": None}, False),
+        ("embeddings", {"truncate_prompt_tokens": -1}, True),
+        ("responses", {"truncation": "disabled"}, False),
+        ("responses", {"truncation": None}, False),
+        ("responses", {"truncation": "auto"}, True),
+        ("tokenize", {}, True),
+        ("detokenize", {}, True),
+        ("count_tokens", {}, True),
+    ],
+)
+def test_what_is_only_counted_or_cut_by_its_client_may_be_any_length(
+    endpoint: str, body: dict[str, object], expected: bool
+) -> None:
+    assert asks.may_be_any_length(Endpoint(endpoint), body) is expected
 
 
 @pytest.mark.parametrize(

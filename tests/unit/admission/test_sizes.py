@@ -4,6 +4,7 @@ import pytest
 
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.truncation import Room
+from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import OutputTooLong, PromptTooLong
 from infer_daemon.settings.schema import LimitsSection
 
@@ -32,6 +33,26 @@ def test_the_absurd_is_refused_by_its_length_in_characters() -> None:
 
     with pytest.raises(PromptTooLong, match="6401 characters"):
         sizes.refuse_absurd(6401)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "limits", "expected"),
+    [
+        ("chat", LimitsSection(too_long_chat="drop_oldest_turns"), True),
+        ("messages", LimitsSection(too_long_chat="drop_oldest_turns"), True),
+        ("responses", LimitsSection(too_long_chat="drop_oldest_turns"), True),
+        ("completions", LimitsSection(too_long_chat="drop_oldest_turns"), False),
+        ("completions", LimitsSection(too_long_text="keep_tail"), True),
+        ("chat", LimitsSection(too_long_text="keep_tail"), False),
+        ("embeddings", LimitsSection(too_long_text="keep_tail"), False),
+        ("chat", NO_LIMITS, False),
+        ("completions", NO_LIMITS, False),
+    ],
+)
+def test_prompts_are_cut_only_where_a_party_wants_that(
+    endpoint: str, limits: LimitsSection, expected: bool
+) -> None:
+    assert Sizes([limits], 100).may_cut(Endpoint(endpoint)) is expected
 
 
 def test_nothing_is_absurd_while_no_engine_has_said_what_it_takes() -> None:
