@@ -9,8 +9,13 @@ from infer_daemon.domain.errors import ClientError
 from infer_daemon.domain.jobs import Tier
 
 DEADLINE_MAX_MS = 86_400_000
-_TIERS: dict[str, Tier | None] = {"auto": None, **{tier.service_tier: tier for tier in Tier}}
-"""OpenAI's `service_tier`."""
+_TIERS: dict[str, Tier | None] = {
+    "auto": None,
+    **{tier.service_tier: tier for tier in Tier},
+    "scale": None,
+    "standard_only": None,
+}
+"""OpenAI's `service_tier` and Anthropic's. The last two are about what was paid for beforehand."""
 _PROMPTS = ("prompt", "input")
 _CONVERSATION = ("messages", "system", "instructions")
 _COUNTING = (Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS)

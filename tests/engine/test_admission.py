@@ -1,5 +1,6 @@
 """What admission does to a request, told by a real engine's answers."""
 
+import anthropic
 import openai
 import pytest
 from harness import Running
@@ -15,6 +16,7 @@ ASK = {"model": "demo", "messages": [{"role": "user", "content": "What does a 42
         ("priority", "critical", "priority"),
         ("flex", "batch", "flex"),
         ("auto", "interactive", "default"),
+        ("scale", "interactive", "default"),
     ],
 )
 async def test_the_class_that_was_used_is_told_in_a_header_and_in_the_answer(
@@ -26,6 +28,28 @@ async def test_the_class_that_was_used_is_told_in_a_header_and_in_the_answer(
 
     assert raw.headers["x-infer-priority"] == used
     assert raw.parse().service_tier == echoed
+
+
+async def test_every_event_of_a_response_tells_the_class_that_was_used(
+    client: openai.AsyncOpenAI,
+) -> None:
+    stream = await client.responses.create(
+        model="demo", input="Hello", max_output_tokens=2, service_tier="auto", stream=True
+    )
+    told = [event.response.service_tier async for event in stream if hasattr(event, "response")]
+
+    assert len(told) == 3
+    assert set(told) == {"default"}
+
+
+async def test_anthropics_words_for_a_class_are_understood(
+    claude: anthropic.AsyncAnthropic,
+) -> None:
+    raw = await claude.messages.with_raw_response.create(
+        **ASK, max_tokens=2, service_tier="standard_only"
+    )
+
+    assert raw.headers["x-infer-priority"] == "interactive"
 
 
 async def test_a_long_chat_loses_its_oldest_turns_where_its_tenant_wants_that(

@@ -184,8 +184,7 @@ def _in_our_words() -> Iterator[None]:
 async def _answer(result: Any, route: _Route) -> Reply | EventStream:
     """Any of the things that a handler may return, in our words."""
     if isinstance(result, BaseModel):
-        if hasattr(result, "service_tier"):
-            result.service_tier = _record().tier.service_tier
+        _tell_class(result)
         text = result.model_dump_json(by_alias=route.by_alias, exclude_none=route.exclude_none)
         return Reply(text.encode())
     if isinstance(result, StreamingResponse):
@@ -198,6 +197,12 @@ async def _answer(result: Any, route: _Route) -> Reply | EventStream:
     return await _primed(_sse(result))
 
 
+def _tell_class(response: Any) -> None:
+    """Handlers echo the class that was asked for; clients are to know the one that was used."""
+    if hasattr(response, "service_tier"):
+        response.service_tier = _record().tier.service_tier
+
+
 async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
     """Events as they go over the wire. Handlers yield finished lines or, for responses, objects."""
     record = _record()
@@ -206,6 +211,7 @@ async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
             if isinstance(event, str):
                 line = event.encode()
             else:
+                _tell_class(getattr(event, "response", None))
                 data = event.model_dump_json(by_alias=True)
                 line = f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
             if (error := _error_event(line)) is not None:
