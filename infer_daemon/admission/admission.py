@@ -144,7 +144,9 @@ class Admission:
         ticket = self._tickets[record.id]
         now_s = record.clock()
         ticket.sizes.refuse_prompt(prompt_tokens)
-        self._refuse_late(record, ticket, now_s)
+        if not ticket.is_rendered:  # once for all of its calls
+            ticket.is_rendered = True
+            self._refuse_late(record, ticket, now_s)
         output_tokens = output_tokens_max
         if ticket.is_generating and output_tokens_max:
             output_tokens = ticket.sizes.output(

@@ -105,13 +105,16 @@ class Places:
         self._left, self._left_in_s = 0.0, 0.0
         self._left_at_s: float | None = None
 
-    def take(self, visitor: Visitor, now_s: float) -> float | None:
-        """Take a place. Returns None, or after how many seconds to come again if all are taken."""
+    def take(self, visitor: Visitor, now_s: float, *, kept: int = 0) -> float | None:
+        """Take a place. Returns None, or after how many seconds to come again if all are taken.
+
+        Args: kept: places that are not for this visitor.
+        """
         held = 0
         if not self._appointments.claim(visitor, now_s):
             most = max(1.0, KEPT_SHARE * self.limit)
             held = self._appointments.held(now_s, most, within_s=self._stay_s)
-        if self.limit - self.taken > held:
+        if self.limit - self.taken - kept > held:
             self._appointments.forget(visitor)
             self.taken += 1
             return None

@@ -16,6 +16,7 @@ from infer_daemon.domain.errors import (
     TooManyInFlight,
     TooManyQueued,
 )
+from infer_daemon.domain.jobs import FEW_IN_QUEUE, KEPT_IN_QUEUE
 
 
 @dataclass(slots=True)
@@ -31,6 +32,8 @@ class Ticket:
     is_generating: bool
     asked_output_tokens: int | None
     taken_s: float
+    is_rendered: bool = False
+    """Whether its tokens are known."""
     is_in: bool = False
     """Whether every check has been passed."""
     _in_flight: list[Places] = field(default_factory=list)
@@ -65,7 +68,10 @@ class Ticket:
         """
         for account in self.accounts:
             self._take(account, account.queued, self._queued, TooManyQueued, now_s)
-        if (wait_s := pool.take(self.visitor, now_s)) is not None:
+        # Whoever fills a queue leaves a way in for others, as in the scheduler's own.
+        tenant, most = self.accounts[0], int(pool.limit)
+        kept = most // KEPT_IN_QUEUE if tenant.queued.taken > 1 + most // FEW_IN_QUEUE else 0
+        if (wait_s := pool.take(self.visitor, now_s, kept=kept)) is not None:
             raise QueueFull(retry_after_s=wait_s)
         self._queued.append(pool)
 

@@ -7,6 +7,10 @@ from typing import NewType
 JobId = NewType("JobId", str)
 EngineName = NewType("EngineName", str)
 
+KEPT_IN_QUEUE, FEW_IN_QUEUE = 10, 100
+"""The last tenth of a queue is for tenants that have at most a hundredth of it: whoever fills it
+leaves a way in for others."""
+
 
 class Tier(StrEnum):
     """The class of a request, in strict order: who is in an earlier one goes first."""

@@ -4,7 +4,14 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier
+from infer_daemon.domain.jobs import (
+    FEW_IN_QUEUE,
+    KEPT_IN_QUEUE,
+    EngineName,
+    Job,
+    JobId,
+    Tier,
+)
 from infer_daemon.scheduling.estimates import Estimates
 from infer_daemon.scheduling.fairness import Fairness
 from infer_daemon.scheduling.line import Line, Waiting
@@ -17,9 +24,6 @@ LOOK_PAST = 4
 """Tenants of a class that are looked at in one decision: a bound on its cost."""
 PASSES_MAX = 8
 """Jobs that may take room before the eyes of one that needs more of it; then it is kept."""
-KEPT_IN_QUEUE, FEW_IN_QUEUE = 10, 100
-"""The last tenth of a queue is for tenants that have at most a hundredth of it: whoever fills it
-leaves a way in for others."""
 LEAD_MAX = 2048.0
 """Service by weight that a tenant may be ahead of the first of its class and still pass it. Without
 a bound, tenants of one job at a time would leave others behind for ever: they may go further."""

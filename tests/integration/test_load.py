@@ -146,4 +146,4 @@ async def test_an_answer_that_is_none_is_told_in_words(running: Running) -> None
     playing = Playing(running, wrong_key, too_long)
 
     assert (await playing.played("stranger")).failures[0].startswith("status 401")
-    assert (await playing.played("long")).failures[0].startswith("status 400")
+    assert (await playing.played("long")).failures[0].startswith("asked for 9000 tokens, got 8")

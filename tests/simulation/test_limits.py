@@ -252,6 +252,18 @@ async def test_who_obeys_retry_after_is_let_in_beside_a_tenant_that_does_not(
         assert clients.let_in_at_first_retry >= 0.9 * clients.retried
 
 
+async def test_whoever_fills_the_queue_leaves_a_way_in_for_others(
+    settings_of: MakeSettings,
+) -> None:
+    more = "[scheduling]\nqueue_len_max = 100\n"
+    async with Inside(settings_of(more + ENGINE)).running() as inside:
+        flood = [asyncio.create_task(outcome(inside)) for _ in range(150)]
+        await asyncio.sleep(0.1)
+
+        assert await outcome(inside, key="sk-globex") == "ok"
+        assert Counter(await asyncio.gather(*flood)) == {"ok": 90, "queue_full": 60}
+
+
 async def test_a_class_above_the_tenants_is_lowered_and_told(settings_of: MakeSettings) -> None:
     async with Inside(settings_of(ENGINE)).running() as inside:
         answer = await inside.ask(prompt="a", head={"priority": "critical"})
