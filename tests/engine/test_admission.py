@@ -111,3 +111,11 @@ async def test_more_output_than_there_is_room_for_is_clamped_and_told(
     usage = raw.parse().usage
     assert usage is not None
     assert raw.headers["x-infer-clamped"] == f"max_tokens={2048 - usage.prompt_tokens}"
+
+
+async def test_a_batch_of_embeddings_is_no_longer_than_its_longest(
+    client: openai.AsyncOpenAI,
+) -> None:
+    found = await client.embeddings.create(model="minilm", input=["queue" + " " * 1000] * 40)
+
+    assert len(found.data) == 40
