@@ -5,6 +5,7 @@ length.
 """
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from infer_daemon.admission import asks
@@ -34,7 +35,7 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
     if asked is not None and (most := sizes.askable_output(asked)) < asked:
         call = replace(call, body=asks.with_output_tokens(call.endpoint, call.body, most))
     room = sizes.prompt_room(asked)
-    if room is None or not may_cut or _is_surely_short(call.body, room.most_tokens):
+    if room is None or not may_cut or _token_count_at_most(call.body, record) <= room.most_tokens:
         return call
 
     async def count(messages: list[Any]) -> int:
@@ -60,10 +61,10 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
     return replace(call, body=body)
 
 
-def _is_surely_short(body: dict[str, Any], limit: int) -> bool:
-    """Whether counting can be spared."""
+def _token_count_at_most(body: dict[str, Any], record: RequestRecord) -> float:
+    """Of its prompt. Where that is short enough, counting can be spared."""
     turns = body.get("messages") or body.get("input")
     count = len(turns) if isinstance(turns, list) else 1
     if "tools" in body or not isinstance(body.get("prompt", ""), str):
-        return False
-    return TOKENS_PER_CHARACTER_MAX * asks.longest_text(body) + TOKENS_PER_TURN * count <= limit
+        return inf
+    return TOKENS_PER_CHARACTER_MAX * record.text_len + TOKENS_PER_TURN * count

@@ -17,6 +17,7 @@ import structlog
 
 from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
+from infer_daemon.admission.asks import longest_text
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     DaemonError,
@@ -41,10 +42,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a client sent, decoded."""
+    """What a client sent, decoded and looked through: whoever makes one of a large body does so
+    beside the event loop."""
 
     fields: dict[str, Any]
     upload: bytes | None = None
+    text_len: int = field(init=False)
+    """Characters of its prompt, or of its longest."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text_len", longest_text(self.fields))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +169,7 @@ class RequestPath:
             raise ShuttingDown(retry_after_s=10)
         body = await ask.read()
         record.read_s = record.clock()
+        record.text_len = body.text_len
         # 3. route: which model, which pool? Then the rest of 2., since models and pools have limits
         # too; what needs the exact count of its tokens is decided at the gate.
         deployment = self._catalog.route(body.fields.get("model"), tenant.may_use)

@@ -112,7 +112,7 @@ class Admission:
         ticket = self._ticket(record, applicant, now_s)
         is_cut = ticket.sizes.may_cut(record.endpoint)
         if not is_cut and not asks.may_be_any_length(record.endpoint, applicant.body):
-            ticket.sizes.refuse_absurd(asks.longest_text(applicant.body))
+            ticket.sizes.refuse_absurd(record.text_len)
         if ticket.asked_output_tokens is not None:
             ticket.sizes.refuse_output(ticket.asked_output_tokens)
         self._tickets[record.id] = ticket

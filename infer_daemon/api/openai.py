@@ -64,19 +64,15 @@ async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSect
     try:
         async with asyncio.timeout(limits.send_timeout_s):
             if endpoint in _UPLOADS:
-                body = await _read_form(request)
-                fields.refuse_strange_media(body.fields, limits.media_hosts)
-            else:
-                body = await _read_json(request, limits)
+                return await _read_form(request, limits)
+            return await _read_json(request, endpoint, limits)
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(f"the body is larger than {limits.body_bytes_max} bytes") from error
     except TimeoutError as error:
         raise SentTooSlowly from error
-    fields.refuse_what_is_not_ours(endpoint, body.fields)
-    return Body(fields.without_what_is_ours(body.fields), body.upload)
 
 
-async def _read_json(request: web.Request, limits: ListenSection) -> Body:
+async def _read_json(request: web.Request, endpoint: Endpoint, limits: ListenSection) -> Body:
     try:
         raw = await request.read()
     except web.RequestPayloadError as error:
@@ -84,8 +80,14 @@ async def _read_json(request: web.Request, limits: ListenSection) -> Body:
     if not raw:
         raise MalformedBody("the body is empty")
     if len(raw) < LARGE_BYTES:
-        return Body(_decoded(raw, limits))
-    return Body(await asyncio.to_thread(_decoded, raw, limits))
+        return _looked_through(raw, endpoint, limits)
+    return await asyncio.to_thread(_looked_through, raw, endpoint, limits)
+
+
+def _looked_through(raw: bytes, endpoint: Endpoint, limits: ListenSection) -> Body:
+    decoded = _decoded(raw, limits)
+    fields.refuse_what_is_not_ours(endpoint, decoded)
+    return Body(fields.without_what_is_ours(decoded))
 
 
 def _decoded(raw: bytes, limits: ListenSection) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _decoded(raw: bytes, limits: ListenSection) -> dict[str, Any]:
     return decoded
 
 
-async def _read_form(request: web.Request) -> Body:
+async def _read_form(request: web.Request, limits: ListenSection) -> Body:
     if not request.content_type.startswith("multipart/"):
         raise MalformedBody("this path takes multipart/form-data with a part named `file`")
     form: dict[str, Any] = {}
@@ -140,7 +142,8 @@ async def _read_form(request: web.Request) -> Body:
         raise MalformedBody(f"the body is not multipart/form-data: {error}") from error
     if upload is None:
         raise MalformedBody("there is no part named `file`")
-    return Body(form, upload)
+    fields.refuse_strange_media(form, limits.media_hosts)
+    return Body(fields.without_what_is_ours(form), upload)
 
 
 def bearer_key(request: web.BaseRequest) -> str | None:

@@ -44,6 +44,8 @@ class RequestRecord:
     """The public name that the client asked for; responses carry it back."""
     engine: str = ""
     stream: bool = False
+    text_len: int = 0
+    """Characters of its prompt, or of its longest."""
     tier: Tier = Tier.INTERACTIVE
     ttft_objective_s: float | None = None
     """Its tenant's, if it has one."""

@@ -30,12 +30,22 @@ MANY = [
     {"role": ("user", "assistant")[number % 2], "content": WORDS + str(number)}
     for number in range(10_000)
 ]
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}] * 12_000}]
+FEW_WITH_PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}] * 60}] * 200
 BODIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "completion": ("/v1/completions", {"prompt": MEGABYTE}, 400),
     "one message": (
         "/v1/chat/completions", {"messages": [{"role": "user", "content": MEGABYTE}]}, 400
     ),
     "many messages": ("/v1/chat/completions", {"messages": MANY}, 400),
+    "many parts": ("/v1/chat/completions", {"messages": PARTS}, 400),
+    "few messages with parts": ("/v1/chat/completions", {"messages": FEW_WITH_PARTS}, 400),
+    "parts that are strings": (
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": ["a"] * 200_000}]}, 400
+    ),
+    "token ids": ("/v1/completions", {"prompt": [7] * 300_000}, 400),
+    "items": ("/v1/responses", {"input": MANY}, 400),
+    "turns": ("/v1/messages", {"messages": MANY, "max_tokens": 5}, 400),
     "embedding": ("/v1/embeddings", {"model": "minilm", "input": MEGABYTE}, 400),
     "nothing but nulls": ("/v1/embeddings", {"model": "minilm", "input": [None] * 200_000}, 400),
     "tools that are none": (
@@ -163,14 +173,26 @@ def counting(
         (Endpoint.COMPLETIONS, {"prompt": MEGABYTE}),
         (Endpoint.CHAT, {"messages": [{"role": "user", "content": MEGABYTE}]}),
         (Endpoint.CHAT, {"messages": MANY}),
+        (Endpoint.CHAT, {"messages": PARTS}),
+        (Endpoint.CHAT, {"messages": FEW_WITH_PARTS}),
+        (Endpoint.RESPONSES, {"input": MANY}),
+        (Endpoint.MESSAGES, {"messages": MANY, "max_tokens": 5}),
     ],
-    ids=["completion", "one message", "many messages"],
+    ids=[
+        "completion",
+        "one message",
+        "many messages",
+        "many parts",
+        "few messages with parts",
+        "items",
+        "turns",
+    ],
 )
 async def test_a_megabyte_that_is_rendered_does_not_hold_the_event_loop(
     vllm_daemon: Running, endpoint: Endpoint, fields: dict[str, Any]
 ) -> None:
     async def render() -> None:
-        assert await counting(vllm_daemon, endpoint, **fields) > 100_000
+        assert await counting(vllm_daemon, endpoint, **fields) > 10_000
 
     await assert_quick(render)
 

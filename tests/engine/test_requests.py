@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 
+from infer_daemon.engines.vllm.conversion import Conversion
 from infer_daemon.engines.vllm.requests import is_long, validator
 
 pytestmark = pytest.mark.vllm
@@ -43,6 +45,43 @@ def test_a_request_is_the_same(kind: Any, body: dict[str, Any]) -> None:
     assert ours.model_dump(exclude=ids) == theirs.model_dump(exclude=ids)
 
 
+USE = {"type": "tool_use", "id": "1", "name": "f", "input": {"x": 1}}
+USED = {"type": "tool_result", "tool_use_id": "1", "content": "4"}
+CLAUDES_TOOL = {"name": "f", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [ASK, PARTS]},
+        {"messages": [ASK], "system": "Be brief.", "temperature": 0.5, "stream": True},
+        {"messages": [ASK], "thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {
+            "messages": [
+                ASK, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [USED]}
+            ],
+            "tools": [CLAUDES_TOOL],
+            "tool_choice": {"type": "tool", "name": "f"},
+        },
+    ],
+)  # fmt: skip
+def test_messages_become_the_same_chat(body: dict[str, Any]) -> None:
+    handler = object.__new__(AnthropicServingMessages)
+    handler._merge_inline_system = False
+    fields = {"model": "demo", "max_tokens": 2048, **body}
+    request = validator(AnthropicMessagesRequest).validate_python(fields)
+    theirs = handler.to_chat_completion_request(request, merge_inline_system=False)
+
+    conversion = Conversion(handler)
+    ours = conversion.run(request)
+    conversion.keep(request, ours)
+
+    assert ours.model_dump(exclude={"request_id"}) == theirs.model_dump(exclude={"request_id"})
+    assert ours.model_fields_set == theirs.model_fields_set
+    assert handler.to_chat_completion_request(request, merge_inline_system=False) is ours
+    assert handler.to_chat_completion_request(request, merge_inline_system=False) is not ours
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -69,6 +108,8 @@ def test_errors_are_as_many_as_one_wrong_item_makes(kind: Any, body: dict[str, A
         ({"messages": [ASK] * 100, "prompt": "x" * 1_000_000}, False),
         ({"messages": [ASK] * 300}, True),
         ({"messages": [ASK, {"role": "user", "content": PARTS["content"] * 100}]}, True),
+        ({"messages": [{"role": "user", "content": PARTS["content"]}] * 100}, True),
+        ({"messages": [{"role": "user", "content": PARTS["content"]}] * 80}, False),
         ({"input": [1] * 300}, True),
         ({"messages": [7, None, {"content": 7}]}, False),
     ],

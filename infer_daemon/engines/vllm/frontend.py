@@ -39,6 +39,7 @@ from infer_daemon.domain.events import error_event
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.vllm import errors
+from infer_daemon.engines.vllm.conversion import Conversion
 from infer_daemon.engines.vllm.counting import TokenCounter
 from infer_daemon.engines.vllm.requests import is_long, validator
 
@@ -54,6 +55,8 @@ class _Route:
     by_alias: bool = False
     exclude_none: bool = False
     takes_upload: bool = False
+    is_converted: bool = False
+    """Whether the handler makes a chat of it."""
 
 
 _ROUTES: dict[Endpoint, _Route] = {
@@ -74,12 +77,14 @@ _ROUTES: dict[Endpoint, _Route] = {
         "create_messages",
         validator(AnthropicMessagesRequest),
         exclude_none=True,
+        is_converted=True,
     ),
     Endpoint.COUNT_TOKENS: _Route(
         "anthropic_serving_messages",
         "count_tokens",
         validator(AnthropicCountTokensRequest),
         exclude_none=True,
+        is_converted=True,
     ),
     Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", validator(EmbeddingRequest)),
     Endpoint.SCORE: _Route("serving_scores", "__call__", validator(ScoreRequest)),
@@ -122,6 +127,8 @@ class VllmFrontend:
         )
         if "generate" not in tasks and "embed" not in tasks and "classify" not in tasks:
             self.endpoints -= {Endpoint.TOKENIZE, Endpoint.DETOKENIZE}
+        messages = getattr(state, "anthropic_serving_messages", None)
+        self._conversion = None if messages is None else Conversion(messages)
         self._counter = TokenCounter(state)
         # Handlers take the name in a response from here; the client gets back the one it asked for.
         state.openai_serving_models.model_name = _public_model_name
@@ -161,9 +168,18 @@ class VllmFrontend:
         """The body as vLLM's request, made in the renderer's thread if it takes long."""
         if not is_long(body):
             return route.request.validate_python(body)
+        conversion = self._conversion if route.is_converted else None
+
+        def make() -> tuple[Any, Any]:
+            request = route.request.validate_python(body)
+            return request, None if conversion is None else conversion.run(request)
+
         executor = self._state.online_renderer.renderer._executor
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executor, route.request.validate_python, body)
+        request, chat = await loop.run_in_executor(executor, make)
+        if conversion is not None and chat is not None:
+            conversion.keep(request, chat)
+        return request
 
 
 @contextmanager

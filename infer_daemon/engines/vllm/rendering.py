@@ -18,9 +18,8 @@ from vllm.renderers.hf import HfRenderer
 from vllm.utils.async_utils import make_async
 
 from infer_daemon.engines.vllm.fair_threads import FairExecutor
+from infer_daemon.engines.vllm.requests import are_many
 
-MANY_MESSAGES = 256
-"""vLLM reads a message in 6 microseconds."""
 LONG_CHARS = 65_536
 
 
@@ -44,13 +43,16 @@ def take_turns(renderer: BaseRenderer, name: str) -> None:
 def _read_long_chats_in_the_thread(renderer: HfRenderer) -> None:
     read_on_the_loop = renderer.render_messages_async
 
+    def read(messages: list[Any], params: Any) -> Any:
+        return renderer.render_messages(messages, params) if _is_text(messages) else None
+
     async def render_messages_async(messages: list[Any], params: Any) -> Any:
-        if len(messages) < MANY_MESSAGES or not _is_text(messages):
-            return await read_on_the_loop(messages, params)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            renderer._executor, renderer.render_messages, messages, params
-        )
+        if are_many(messages):  # vLLM takes 6 microseconds for each
+            loop = asyncio.get_running_loop()
+            rendered = await loop.run_in_executor(renderer._executor, read, messages, params)
+            if rendered is not None:
+                return rendered
+        return await read_on_the_loop(messages, params)
 
     renderer.render_messages_async = render_messages_async
 

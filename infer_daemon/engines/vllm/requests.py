@@ -24,16 +24,17 @@ def validator(request: Any) -> SchemaValidator:
 
 
 def is_long(body: dict[str, Any]) -> bool:
-    """Whether making a request of it may take milliseconds: many messages, or parts of one."""
-    for value in body.values():
-        if isinstance(value, list):
-            if len(value) >= _MANY:
-                return True
-            for item in value:
-                parts = item.get("content") if isinstance(item, dict) else None
-                if isinstance(parts, list) and len(parts) >= _MANY:
-                    return True
-    return False
+    """Whether making a request of it may take milliseconds: of many messages, or many parts."""
+    return any(isinstance(value, list) and are_many(value) for value in body.values())
+
+
+def are_many(messages: list[Any]) -> bool:
+    """Whether these are many, their parts included."""
+    if len(messages) >= _MANY:
+        return True
+    contents = (item.get("content") for item in messages if isinstance(item, dict))
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    return parts >= _MANY
 
 
 def _stop_at_the_first_error(schema: Any) -> None:
