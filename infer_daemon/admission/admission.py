@@ -251,7 +251,7 @@ def _about(
     """
     if record.endpoint in WITHOUT_ENGINE or not ticket.counts_tokens:
         return 0, 0
-    input_tokens = max(1, asks.text_len(body) // TEXT_PER_TOKEN)
+    input_tokens = max(1, asks.prompts(body) * record.text_len // TEXT_PER_TOKEN)
     if not seqs:
         return input_tokens, 0
     planned = asked = ticket.asked_output_tokens

@@ -110,10 +110,17 @@ def _whole_number(value: Any) -> int | None:
 
 def generations(body: Mapping[str, Any]) -> int:
     """How many answers a request wants: `n` times its prompts."""
-    n, prompts = body.get("n"), body.get("prompt")
-    is_list = isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list)
-    times = n if isinstance(n, int) and n > 0 else 1
-    return times * (len(prompts) if is_list and isinstance(prompts, list) else 1)
+    n = body.get("n")
+    return (n if isinstance(n, int) and n > 0 else 1) * prompts(body)
+
+
+def prompts(body: Mapping[str, Any]) -> int:
+    """How many prompts, or texts to be embedded, stand side by side in a request."""
+    for name in _PROMPTS:
+        found = body.get(name)
+        if isinstance(found, list) and found and isinstance(found[0], str | list):
+            return len(found)
+    return 1
 
 
 def may_be_any_length(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
@@ -128,11 +135,6 @@ def longest_text(body: Mapping[str, Any]) -> int:
     Not a token count: it tells the absurd from the possible."""
     prompts = max(_longest(body.get(name)) for name in _PROMPTS)
     return prompts + sum(_text_len(body.get(name)) for name in _CONVERSATION)
-
-
-def text_len(body: Mapping[str, Any]) -> int:
-    """The same of all prompts together."""
-    return sum(_text_len(body.get(name)) for name in (*_PROMPTS, *_CONVERSATION))
 
 
 def _longest(prompts: Any) -> int:
