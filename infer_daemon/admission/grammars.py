@@ -18,6 +18,7 @@ REPETITION_MAX = 1000
 """Most repetitions that a quantifier `{m,n}` may ask for."""
 REPETITIONS_NESTED_MAX = 10_000
 """Most repetitions that quantifiers inside each other may multiply to."""
+COUNTED_MAX = 10**9
 TOOLS_MAX = 1024
 TOOLS_TOGETHER = 8
 """All tools of a request may have this many times the bytes of one grammar. Agents send dozens of
@@ -171,7 +172,8 @@ def nested_repetitions(regex: str) -> int:
         elif letter == ")" and len(most_in) > 1:
             atom = most_in.pop()
         elif letter == "{" and (quantifier := _QUANTIFIER.match(regex, at)):
-            atom *= _repetitions(quantifier)
+            # Bounded: thousands of quantifiers in each other make a number of thousands of digits.
+            atom = min(COUNTED_MAX, atom * _repetitions(quantifier))
             at = quantifier.end() - 1
         elif letter == "[":
             at = _end_of_class(regex, at)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infer_daemon.admission.grammars import nested_repetitions, refuse_large
+from infer_daemon.admission.grammars import COUNTED_MAX, nested_repetitions, refuse_large
 from infer_daemon.domain.errors import ClientError
 
 BYTES_MAX = 1000
@@ -153,6 +153,7 @@ def test_what_is_small_or_no_grammar_is_left_to_the_front_end(body: dict[str, An
         ("a\\", 1),
         ("a{99999999999999999999}", 999_999_999),
         ("{5}", 5),
+        ("(" * 2000 + "a" + "{1000})" * 2000, COUNTED_MAX),
     ],
 )
 def test_repetitions_inside_each_other_multiply(regex: str, product: int) -> None:
