@@ -26,6 +26,8 @@ from infer_daemon.settings.schema import LimitsSection, Settings
 
 CAUTION = 1.2
 """An expected wait is a guess, and an early no is better than a late one."""
+LEARN = 0.1
+"""Weight of the newest in a mean."""
 
 TEXT_PER_TOKEN = 4
 """Characters, about."""
@@ -74,6 +76,8 @@ class Admission:
         self._queues = {
             name: Places(self._scheduling.queue_len_max, is_queue=True) for name in outlooks
         }
+        #: Of each pool, a mean: from a request's turn to its first output.
+        self._begin_s = dict.fromkeys(outlooks, 0.0)
         self._tickets: dict[str, Ticket] = {}
         self.change(settings)
 
@@ -173,6 +177,9 @@ class Admission:
         """The request is over: give back what it has reserved and not used."""
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
+            if record.granted_s is not None and record.first_token_s is not None:
+                begin_s = record.first_token_s - record.granted_s
+                self._begin_s[ticket.pool] += LEARN * (begin_s - self._begin_s[ticket.pool])
             ticket.give_back(
                 record.clock(),
                 was_granted=record.granted_s is not None,
@@ -218,10 +225,12 @@ class Admission:
 
     def _refuse_late(self, record: RequestRecord, ticket: Ticket, now_s: float) -> None:
         wait_s = self._outlooks[ticket.pool].expected_wait_s(record.tenant, record.tier)
-        if now_s + CAUTION * wait_s > record.deadline_s:
+        # Whoever need not wait is let in however long others took: only so is that ever unlearned.
+        begun_s = CAUTION * wait_s + self._begin_s[ticket.pool] if wait_s else 0.0
+        if now_s + begun_s > record.deadline_s:
             raise WouldWaitTooLong(
                 f"it may wait {max(0.0, record.deadline_s - now_s):.1f} s more; its turn is "
-                f"expected in {wait_s:.1f} s and may take {CAUTION * wait_s:.1f} s",
+                f"expected in {wait_s:.1f} s, its answer may begin in {begun_s:.1f} s",
                 retry_after_s=wait_s,
             )
 
