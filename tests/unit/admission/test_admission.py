@@ -7,6 +7,7 @@ import pytest
 
 from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
+from infer_daemon.admission.asks import longest_text
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import RateLimited, TooManyInFlight, TooManyQueued, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
@@ -52,6 +53,7 @@ class Desk:
             accepted_s=self.now_s - uploaded_in_s,
             clock=lambda: self.now_s,
             tenant=tenant,
+            text_len=longest_text(body),
         )
         applicant = Applicant(
             tenant=Tenant(tenant),
@@ -288,7 +290,7 @@ def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(
 ) -> None:
     desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
     desk.wait_s = 17.0
-    told = r"may wait 20\.0 s more; its turn is expected in 17\.0 s, its answer may begin in 20\.4 s"
+    told = r"20\.0 s more; its turn is expected in 17\.0 s, its answer may begin in 20\.4 s"
     with pytest.raises(WouldWaitTooLong, match=told):
         desk.come()
 
