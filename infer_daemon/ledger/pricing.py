@@ -1,0 +1,115 @@
+"""What a request is charged, and what it cost: integers of nano-dollars. Pure, and without floats:
+a sum over millions of requests is exact to the last digit."""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Self
+
+NANO_DIGITS = 9
+USD_MAX = 1_000_000
+"""A price above that, per million tokens or per hour, is a mistake."""
+MILLION = 1_000_000
+HOUR_NS = 3_600_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model's tokens are sold for, each in nano-dollars per million tokens."""
+
+    input_nano_usd: int
+    cached_nano_usd: int
+    """Of prompt tokens that were found in the engine's prefix cache."""
+    output_nano_usd: int
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        input_usd: int | float | str,
+        output_usd: int | float | str,
+        cached_usd: int | float | str | None = None,
+    ) -> Self:
+        """From dollars per million tokens, as configured.
+
+        Args: cached_usd: None for no discount.
+
+        Raises:
+            ValueError: which price is impossible, and why.
+        """
+        input_nano_usd = nano_usd(input_usd, "input price")
+        return cls(
+            input_nano_usd=input_nano_usd,
+            cached_nano_usd=input_nano_usd
+            if cached_usd is None
+            else nano_usd(cached_usd, "cached input price"),
+            output_nano_usd=nano_usd(output_usd, "output price"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request is charged. Each part is rounded by itself and the total is their sum, so that
+    columns add up to rows."""
+
+    input_nano_usd: int
+    """Of prompt tokens that were not cached."""
+    cached_nano_usd: int
+    output_nano_usd: int
+
+    @property
+    def total_nano_usd(self) -> int:
+        """What a budget is charged."""
+        return self.input_nano_usd + self.cached_nano_usd + self.output_nano_usd
+
+
+def charge(
+    price: Price, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int
+) -> Charge:
+    """The charge for that use.
+
+    Args: prompt_tokens: all of them, cached ones included, as in OpenAI's `usage`. More cached
+    tokens than that are not believed: nobody pays for tokens that were not sent.
+    """
+    cached_tokens = min(cached_tokens, prompt_tokens)
+    return Charge(
+        _of(prompt_tokens - cached_tokens, price.input_nano_usd),
+        _of(cached_tokens, price.cached_nano_usd),
+        _of(completion_tokens, price.output_nano_usd),
+    )
+
+
+def _of(tokens: int, nano_usd_per_million: int) -> int:
+    return (tokens * nano_usd_per_million + MILLION // 2) // MILLION
+
+
+def compute_nano_usd(compute_ns: int, price_nano_usd_per_hour: int) -> int:
+    """What that much time of a device cost."""
+    return (compute_ns * price_nano_usd_per_hour + HOUR_NS // 2) // HOUR_NS
+
+
+def nano_usd(dollars: int | float | str, what: str) -> int:
+    """Configured dollars, exactly: a float is taken as it is written, not as it is stored.
+
+    Args: what: how a problem calls it.
+
+    Raises:
+        ValueError: why no price can be that.
+    """
+    value = _decimal(dollars, what)
+    if value.is_nan() or value < 0 or value > USD_MAX:
+        raise ValueError(f"{what} {dollars}: must be from 0 to {USD_MAX} dollars")
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int), "only NaN and infinity have another"
+    # Not by arithmetic, which rounds what is too long or too small to be seen.
+    if exponent < -NANO_DIGITS and any(digits[exponent + NANO_DIGITS :]):
+        raise ValueError(f"{what} {dollars}: has more than {NANO_DIGITS} decimals")
+    return int(value.scaleb(NANO_DIGITS)) if value else 0
+
+
+def _decimal(dollars: int | float | str, what: str) -> Decimal:
+    if isinstance(dollars, bool):
+        raise ValueError(f"{what} {dollars}: is not a number of dollars")
+    try:
+        return Decimal(repr(dollars) if isinstance(dollars, float) else dollars)
+    except InvalidOperation:
+        raise ValueError(f"{what} {dollars!r}: is not a number of dollars") from None
