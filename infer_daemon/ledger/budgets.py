@@ -1,0 +1,248 @@
+"""What a tenant may use in a day and in a month, in dollars and in tokens. Pure: `now_us` is passed
+in, and nothing is kept but sums.
+
+Whoever is let in reserves what the request may use at most, and settles what it did use. A hard
+budget lets a request in while anything of it is neither used nor reserved, even if that is less
+than the request reserves: so one request at most may exceed what is left, and until that one has
+settled, nobody else is let in. The budget is overshot by no more than this one request's
+reservation, and nobody is refused for whom there was room.
+
+A request is charged to the period in which it settles. Reservations belong to no period: they count
+against the one that is now, so they move with it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from infer_daemon.ledger.periods import HOUR_US, Period, period_end, period_starts
+
+STEP_BACK_MAX_US = HOUR_US
+"""A clock that is set back by less than that stays in the newest period it has been in: what was
+let in there is not to be charged to an earlier one that is full. If it goes back further, it was
+wrong before, and the period it goes back to is found as it was left."""
+PERIODS_MAX = 4
+"""Of which the use is kept, per kind: the newest, and what a wrong clock may have touched."""
+
+
+class Unit(StrEnum):
+    """What is counted."""
+
+    TOKENS = "tokens"
+    NANO_USD = "nano_usd"
+
+    __hash__ = str.__hash__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much may be used in a period."""
+
+    period: Period
+    unit: Unit
+    limit: int
+    is_hard: bool = True
+    """Whether requests are refused when it is used up; else the tenant is told, no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Settled use of one period, as the database keeps it."""
+
+    tenant: str
+    period: Period
+    start_at_us: int
+    tokens: int
+    nano_usd: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reservation:
+    """What one request may use at most. Settled or released once."""
+
+    tenant: str
+    tokens: int
+    nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Why a request is refused."""
+
+    period: Period
+    unit: Unit
+    resets_at_us: int
+    is_used_up: bool
+    """Else requests that are running hold what is left of it: some of it may be free when they
+    end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a tenant stands with one unit in one period."""
+
+    period: Period
+    unit: Unit
+    start_at_us: int
+    resets_at_us: int
+    used: int
+    reserved: int
+    limit: int | None
+    is_hard: bool
+
+    @property
+    def over(self) -> int:
+        """How much more was used than the limit says."""
+        return 0 if self.limit is None else max(0, self.used - self.limit)
+
+
+class _Account:
+    """One tenant's use."""
+
+    def __init__(self) -> None:
+        self.reserved = {Unit.TOKENS: 0, Unit.NANO_USD: 0}
+        #: Per period, by its start; those that were charged last are at the end.
+        self.used: dict[Period, dict[int, dict[Unit, int]]] = {period: {} for period in Period}
+
+    def used_in(self, period: Period, start_at_us: int, unit: Unit) -> int:
+        use = self.used[period].get(start_at_us)
+        return 0 if use is None else use[unit]
+
+    def charge(self, period: Period, start_at_us: int, tokens: int, nano_usd: int) -> None:
+        periods = self.used[period]
+        use = periods.pop(start_at_us, None) or {Unit.TOKENS: 0, Unit.NANO_USD: 0}
+        use[Unit.TOKENS] += tokens
+        use[Unit.NANO_USD] += nano_usd
+        periods[start_at_us] = use
+        if len(periods) > PERIODS_MAX:
+            del periods[next(iter(periods))]
+
+
+class Budgets:
+    """Everybody's. Use is counted also for those who have no budget: they may get one."""
+
+    def __init__(
+        self, limits: Mapping[str, Sequence[Budget]], settled: Iterable[Spend] = ()
+    ) -> None:
+        """Args: settled: of the periods that are not over yet; older ones do no harm."""
+        self._limits = limits
+        self._accounts: dict[str, _Account] = {}
+        self._open: set[Reservation] = set()
+        self._now_us = 0
+        for spend in sorted(settled, key=lambda spend: spend.start_at_us):
+            account = self._account(spend.tenant)
+            account.charge(spend.period, spend.start_at_us, spend.tokens, spend.nano_usd)
+            self._now_us = max(self._now_us, spend.start_at_us)
+
+    def change(self, limits: Mapping[str, Sequence[Budget]]) -> None:
+        """Other limits from now on; what is used and reserved stays so."""
+        self._limits = limits
+
+    def reserve(
+        self, tenant: str, tokens: int, nano_usd: int, now_us: int
+    ) -> Reservation | Exhausted:
+        """Let a request in that will use no more than that, or say which budget forbids it: of
+        several the one that keeps it out the longest. What reserves nothing of a unit is not
+        refused for it: a model that is free stays open to those who have spent their dollars."""
+        assert min(tokens, nano_usd) >= 0, "a request cannot use less than nothing"
+        now_us = self._believe(now_us)
+        account = self._account(tenant)
+        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
+        refusals = [
+            self._exhausted(account, budget, now_us)
+            for budget in self._limits.get(tenant, ())
+            if budget.is_hard and own[budget.unit] and self._left(account, budget, now_us) <= 0
+        ]
+        if refusals:
+            return max(refusals, key=lambda refusal: (refusal.is_used_up, refusal.resets_at_us))
+        reservation = Reservation(tenant, tokens, nano_usd)
+        self._open.add(reservation)
+        account.reserved[Unit.TOKENS] += tokens
+        account.reserved[Unit.NANO_USD] += nano_usd
+        return reservation
+
+    def settle(
+        self, reservation: Reservation, tokens: int, nano_usd: int, now_us: int
+    ) -> tuple[int, int]:
+        """That is what the request has used.
+
+        Returns: the starts of the day and of the month that it is charged to, for the database to
+        charge the same ones.
+        """
+        assert reservation in self._open, "a reservation was settled that is not open"
+        self.release(reservation)
+        day_start_us, month_start_us = period_starts(self._believe(now_us))
+        account = self._account(reservation.tenant)
+        account.charge(Period.DAY, day_start_us, tokens, nano_usd)
+        account.charge(Period.MONTH, month_start_us, tokens, nano_usd)
+        return day_start_us, month_start_us
+
+    def release(self, reservation: Reservation) -> None:
+        """Nothing was used. One that is settled or released already is fine."""
+        if reservation in self._open:
+            self._open.remove(reservation)
+            reserved = self._account(reservation.tenant).reserved
+            reserved[Unit.TOKENS] -= reservation.tokens
+            reserved[Unit.NANO_USD] -= reservation.nano_usd
+
+    def warnings(self, tenant: str, now_us: int) -> list[Standing]:
+        """Soft budgets that are overspent; `over` says by how much."""
+        return [
+            standing
+            for standing in self.snapshot(tenant, now_us)
+            if not standing.is_hard and standing.over
+        ]
+
+    def snapshot(self, tenant: str, now_us: int) -> list[Standing]:
+        """Its use of the day and of the month, in tokens and in nano-dollars, budget or none. A
+        unit with a hard and a soft budget is there twice."""
+        now_us = self._believe(now_us)
+        account = self._accounts.get(tenant) or _Account()
+        rows: list[Standing] = []
+        for period, start_at_us in zip(Period, period_starts(now_us), strict=True):
+            resets_at_us = period_end(period, now_us)
+            for unit in Unit:
+                used, reserved = account.used_in(period, start_at_us, unit), account.reserved[unit]
+                limits: list[tuple[int | None, bool]] = [
+                    (budget.limit, budget.is_hard)
+                    for budget in self._limits.get(tenant, ())
+                    if budget.period is period and budget.unit is unit
+                ]
+                rows += [
+                    Standing(period, unit, start_at_us, resets_at_us, used, reserved, *limit)
+                    for limit in limits or [(None, False)]
+                ]
+        return rows
+
+    def check(self) -> None:
+        """Raises AssertionError unless what is reserved is what open reservations reserve."""
+        for tenant, account in self._accounts.items():
+            own = [one for one in self._open if one.tenant == tenant]
+            assert account.reserved[Unit.TOKENS] == sum(one.tokens for one in own), tenant
+            assert account.reserved[Unit.NANO_USD] == sum(one.nano_usd for one in own), tenant
+
+    def _believe(self, now_us: int) -> int:
+        if not 0 <= self._now_us - now_us <= STEP_BACK_MAX_US:
+            self._now_us = now_us
+        return self._now_us
+
+    def _account(self, tenant: str) -> _Account:
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account()
+        return account
+
+    def _left(self, account: _Account, budget: Budget, now_us: int) -> int:
+        """What nobody has used or reserved; below 0 when it is overshot."""
+        start_at_us = period_starts(now_us)[budget.period is Period.MONTH]
+        used = account.used_in(budget.period, start_at_us, budget.unit)
+        return budget.limit - used - account.reserved[budget.unit]
+
+    def _exhausted(self, account: _Account, budget: Budget, now_us: int) -> Exhausted:
+        held = account.reserved[budget.unit]
+        return Exhausted(
+            budget.period,
+            budget.unit,
+            period_end(budget.period, now_us),
+            is_used_up=self._left(account, budget, now_us) + held <= 0,
+        )

@@ -1,0 +1,474 @@
+"""Budgets by hand, and against a model that remembers every request."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from infer_daemon.ledger.budgets import (
+    PERIODS_MAX,
+    STEP_BACK_MAX_US,
+    Budget,
+    Budgets,
+    Exhausted,
+    Reservation,
+    Spend,
+    Standing,
+    Unit,
+)
+from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_end, period_starts
+
+SECOND_US = 1_000_000
+LARGEST = 60
+"""What a request of the model reserves at most."""
+
+
+def at(text: str) -> int:
+    """Microseconds since the epoch."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * SECOND_US
+
+
+NOON = at("2026-03-14T12:00:00")
+MIDNIGHT = at("2026-03-15T00:00:00")
+APRIL = at("2026-04-01T00:00:00")
+
+
+def daily(limit: int, *, unit: Unit = Unit.TOKENS, is_hard: bool = True) -> Budget:
+    return Budget(period=Period.DAY, unit=unit, limit=limit, is_hard=is_hard)
+
+
+def monthly(limit: int, *, unit: Unit = Unit.TOKENS, is_hard: bool = True) -> Budget:
+    return Budget(period=Period.MONTH, unit=unit, limit=limit, is_hard=is_hard)
+
+
+def of_acme(*limits: Budget) -> Budgets:
+    return Budgets({"acme": limits})
+
+
+def let_in(budgets: Budgets, tokens: int, now_us: int = NOON, nano_usd: int = 0) -> Reservation:
+    reservation = budgets.reserve("acme", tokens, nano_usd, now_us)
+    assert isinstance(reservation, Reservation), reservation
+    return reservation
+
+
+def refused(budgets: Budgets, tokens: int, now_us: int = NOON, nano_usd: int = 0) -> Exhausted:
+    refusal = budgets.reserve("acme", tokens, nano_usd, now_us)
+    assert isinstance(refusal, Exhausted), refusal
+    return refusal
+
+
+def used(
+    budgets: Budgets, now_us: int, period: Period = Period.DAY, unit: Unit = Unit.TOKENS
+) -> int:
+    return standing(budgets, now_us, period, unit).used
+
+
+def standing(
+    budgets: Budgets, now_us: int, period: Period = Period.DAY, unit: Unit = Unit.TOKENS
+) -> Standing:
+    rows = budgets.snapshot("acme", now_us)
+    return next(row for row in rows if (row.period, row.unit) == (period, unit))
+
+
+# Letting in.
+
+
+def test_of_two_hundred_at_once_a_budget_for_a_hundred_lets_in_a_hundred() -> None:
+    budgets = of_acme(daily(100 * 50))
+    answers = [budgets.reserve("acme", 50, 0, NOON) for _ in range(200)]
+    reservations = [answer for answer in answers if isinstance(answer, Reservation)]
+    for reservation in reservations:
+        budgets.settle(reservation, 50, 0, NOON)
+
+    assert len(reservations) == 100
+    assert used(budgets, NOON) == 5000
+
+
+def test_those_who_use_less_than_they_reserved_make_room_for_others() -> None:
+    budgets = of_acme(daily(100))
+    first = let_in(budgets, 100)
+    refused(budgets, 1)
+    budgets.settle(first, 30, 0, NOON)
+
+    let_in(budgets, 70)
+    refused(budgets, 1)
+
+
+def test_one_request_may_reserve_more_than_is_left_and_then_nobody_is_let_in() -> None:
+    budgets = of_acme(daily(100))
+    let_in(budgets, 99)
+    too_large = let_in(budgets, 1000)
+    refused(budgets, 1)
+    budgets.settle(too_large, 0, 0, NOON)
+
+    let_in(budgets, 1)
+
+
+def test_a_request_that_is_given_up_leaves_nothing_behind() -> None:
+    budgets = of_acme(daily(100))
+    budgets.release(let_in(budgets, 100))
+
+    let_in(budgets, 100)
+    assert used(budgets, NOON) == 0
+
+
+def test_a_reservation_is_given_back_once_however_often_it_is_released() -> None:
+    budgets = of_acme(daily(100))
+    let_in(budgets, 60)
+    second = let_in(budgets, 40)
+    budgets.settle(second, 40, 0, NOON)
+    budgets.release(second)
+    budgets.release(second)
+
+    assert standing(budgets, NOON).reserved == 60
+    refused(budgets, 1)
+
+
+def test_settling_twice_is_a_mistake_of_ours() -> None:
+    budgets = of_acme(daily(100))
+    reservation = let_in(budgets, 10)
+    budgets.settle(reservation, 10, 0, NOON)
+
+    with pytest.raises(AssertionError, match="not open"):
+        budgets.settle(reservation, 10, 0, NOON)
+    assert used(budgets, NOON) == 10
+
+
+def test_equal_requests_have_reservations_of_their_own() -> None:
+    budgets = of_acme(daily(100))
+    first, second = let_in(budgets, 10), let_in(budgets, 10)
+    budgets.release(first)
+    budgets.settle(second, 10, 0, NOON)
+
+    assert standing(budgets, NOON).reserved == 0
+
+
+def test_a_budget_of_nothing_lets_nobody_in() -> None:
+    refused(of_acme(daily(0)), 1)
+
+
+def test_who_has_no_budget_is_let_in_and_counted() -> None:
+    budgets = Budgets({})
+    budgets.settle(let_in(budgets, 10**12, nano_usd=5), 10**12, 5, NOON)
+
+    assert used(budgets, NOON) == 10**12
+    assert used(budgets, NOON, Period.MONTH, Unit.NANO_USD) == 5
+
+
+def test_tenants_do_not_share() -> None:
+    budgets = Budgets({"acme": [daily(10)], "globex": [daily(10)]})
+    let_in(budgets, 10)
+    refused(budgets, 1)
+
+    assert isinstance(budgets.reserve("globex", 10, 0, NOON), Reservation)
+
+
+def test_a_free_model_stays_open_to_those_who_have_spent_their_dollars() -> None:
+    budgets = of_acme(daily(100, unit=Unit.NANO_USD))
+    budgets.settle(let_in(budgets, 5, nano_usd=100), 5, 130, NOON)
+
+    refused(budgets, 5, nano_usd=1)
+    let_in(budgets, 5, nano_usd=0)
+
+
+# Refusing.
+
+
+def test_a_refusal_names_the_budget_and_when_it_starts_anew() -> None:
+    budgets = of_acme(daily(10), monthly(1000, unit=Unit.NANO_USD))
+    budgets.settle(let_in(budgets, 10, nano_usd=1), 10, 1, NOON)
+
+    assert refused(budgets, 1, nano_usd=1) == Exhausted(
+        Period.DAY, Unit.TOKENS, MIDNIGHT, is_used_up=True
+    )
+
+
+def test_of_several_budgets_that_are_used_up_the_refusal_names_the_last_to_start_anew() -> None:
+    budgets = of_acme(monthly(10), daily(10))
+    budgets.settle(let_in(budgets, 10), 10, 0, NOON)
+
+    assert refused(budgets, 1).resets_at_us == APRIL
+
+
+def test_a_budget_that_is_only_held_by_running_requests_is_not_called_used_up() -> None:
+    budgets = of_acme(monthly(100), daily(50))
+    running = let_in(budgets, 100)
+
+    assert not refused(budgets, 1).is_used_up
+    budgets.settle(running, 50, 0, NOON)
+    assert refused(budgets, 1) == Exhausted(Period.DAY, Unit.TOKENS, MIDNIGHT, is_used_up=True)
+
+
+def test_a_budget_that_is_used_up_is_named_before_one_that_is_only_held() -> None:
+    budgets = of_acme(monthly(120), daily(50))
+    first, second = let_in(budgets, 30), let_in(budgets, 90)
+    budgets.settle(first, 50, 0, NOON)
+
+    assert refused(budgets, 1).period is Period.DAY
+    budgets.release(second)
+
+
+def test_a_soft_budget_refuses_nobody_and_says_by_how_much_it_is_passed() -> None:
+    budgets = of_acme(daily(10, is_hard=False), daily(1000))
+    budgets.settle(let_in(budgets, 10), 10, 0, NOON)
+    assert budgets.warnings("acme", NOON) == []
+    budgets.settle(let_in(budgets, 10), 7, 0, NOON)
+
+    assert [(row.limit, row.over) for row in budgets.warnings("acme", NOON)] == [(10, 7)]
+    assert budgets.warnings("acme", MIDNIGHT) == []
+    assert budgets.warnings("nobody", NOON) == []
+
+
+def test_other_limits_keep_what_is_used_and_reserved() -> None:
+    budgets = of_acme(daily(100))
+    budgets.settle(let_in(budgets, 60), 60, 0, NOON)
+    let_in(budgets, 20)
+    budgets.change({"acme": [daily(80), monthly(10**6)]})
+    refused(budgets, 1)
+    budgets.change({"acme": [daily(81), monthly(10**6)]})
+
+    let_in(budgets, 1)
+    assert used(budgets, NOON, Period.MONTH) == 60
+
+
+def test_a_snapshot_says_where_a_tenant_stands_also_without_a_budget() -> None:
+    budgets = of_acme(daily(100), monthly(5, unit=Unit.NANO_USD, is_hard=False))
+    budgets.settle(let_in(budgets, 60, nano_usd=9), 50, 8, NOON)
+    let_in(budgets, 20, nano_usd=2)
+    march = at("2026-03-01T00:00:00")
+    today = at("2026-03-14T00:00:00")
+
+    assert budgets.snapshot("acme", NOON) == [
+        Standing(Period.DAY, Unit.TOKENS, today, MIDNIGHT, 50, 20, 100, True),
+        Standing(Period.DAY, Unit.NANO_USD, today, MIDNIGHT, 8, 2, None, False),
+        Standing(Period.MONTH, Unit.TOKENS, march, APRIL, 50, 20, None, False),
+        Standing(Period.MONTH, Unit.NANO_USD, march, APRIL, 8, 2, 5, False),
+    ]
+    assert [row.used for row in budgets.snapshot("nobody", NOON)] == [0, 0, 0, 0]
+
+
+# Periods.
+
+
+@pytest.mark.parametrize(
+    ("now", "day", "month", "next_month"),
+    [
+        ("2026-03-14T12:00:00", "2026-03-14", "2026-03-01", "2026-04-01"),
+        ("2026-03-31T23:59:59", "2026-03-31", "2026-03-01", "2026-04-01"),
+        ("2026-04-01T00:00:00", "2026-04-01", "2026-04-01", "2026-05-01"),
+        ("2026-12-31T23:59:59", "2026-12-31", "2026-12-01", "2027-01-01"),
+        ("2028-02-29T01:00:00", "2028-02-29", "2028-02-01", "2028-03-01"),
+        ("1970-01-01T00:00:00", "1970-01-01", "1970-01-01", "1970-02-01"),
+    ],
+)
+def test_days_and_months_begin_at_midnight_of_utc(
+    now: str, day: str, month: str, next_month: str
+) -> None:
+    assert period_starts(at(now)) == (at(day), at(month))
+    assert period_end(Period.DAY, at(now)) == at(day) + DAY_US
+    assert period_end(Period.MONTH, at(now)) == at(next_month)
+
+
+def test_the_last_microsecond_of_a_day_is_of_that_day() -> None:
+    assert period_starts(MIDNIGHT - 1)[0] == MIDNIGHT - DAY_US
+    assert period_starts(MIDNIGHT)[0] == MIDNIGHT
+
+
+def test_at_midnight_a_daily_budget_starts_anew_and_a_monthly_goes_on() -> None:
+    budgets = of_acme(daily(100), monthly(150))
+    budgets.settle(let_in(budgets, 100, MIDNIGHT - 1), 100, 0, MIDNIGHT - 1)
+    refused(budgets, 1, MIDNIGHT - 1)
+
+    budgets.settle(let_in(budgets, 50, MIDNIGHT), 50, 0, MIDNIGHT)
+    assert refused(budgets, 1, MIDNIGHT).period is Period.MONTH
+    let_in(budgets, 100, APRIL)
+
+
+def test_a_request_over_midnight_is_charged_to_the_new_day_and_reserves_in_it() -> None:
+    budgets = of_acme(daily(100))
+    running = let_in(budgets, 100, MIDNIGHT - 1)
+    assert standing(budgets, MIDNIGHT).reserved == 100
+    refused(budgets, 1, MIDNIGHT)
+
+    starts = budgets.settle(running, 80, 0, MIDNIGHT + 1)
+    assert starts == (MIDNIGHT, at("2026-03-01"))
+    assert used(budgets, MIDNIGHT + 1) == 80
+    let_in(budgets, 20, MIDNIGHT + 1)
+    refused(budgets, 1, MIDNIGHT + 1)
+
+
+def test_a_clock_that_is_set_back_over_midnight_does_not_charge_a_day_that_is_full() -> None:
+    budgets = of_acme(daily(100))
+    budgets.settle(let_in(budgets, 100, MIDNIGHT - 2), 100, 0, MIDNIGHT - 2)
+    running = let_in(budgets, 100, MIDNIGHT)
+
+    starts = budgets.settle(running, 100, 0, MIDNIGHT - 1)
+    assert starts[0] == MIDNIGHT
+    refused(budgets, 1, MIDNIGHT - 1)
+    refused(budgets, 1, MIDNIGHT)
+    assert used(budgets, MIDNIGHT + STEP_BACK_MAX_US) == 100
+
+
+def test_a_clock_that_was_far_ahead_finds_today_as_it_was_left() -> None:
+    budgets = of_acme(daily(100))
+    budgets.settle(let_in(budgets, 70), 70, 0, NOON)
+    wrong = NOON + 4000 * DAY_US
+    budgets.settle(let_in(budgets, 100, wrong), 100, 0, wrong)
+    refused(budgets, 1, wrong)
+
+    assert used(budgets, NOON) == 70
+    let_in(budgets, 30, NOON)
+    refused(budgets, 1, NOON)
+
+
+def test_budgets_survive_a_restart() -> None:
+    month = at("2026-03-01")
+    rows = [
+        Spend("acme", Period.DAY, MIDNIGHT, 60, 6),
+        Spend("acme", Period.MONTH, month, 90, 9),
+        Spend("acme", Period.DAY, MIDNIGHT - DAY_US, 30, 3),
+    ]
+    budgets = Budgets({"acme": [daily(100)]}, rows)
+
+    assert used(budgets, MIDNIGHT) == 60
+    assert used(budgets, MIDNIGHT, Period.MONTH, Unit.NANO_USD) == 9
+    let_in(budgets, 40, MIDNIGHT)
+    refused(budgets, 1, MIDNIGHT)
+
+
+def test_a_clock_that_is_set_back_during_a_restart_stays_in_the_newest_day() -> None:
+    budgets = Budgets({"acme": [daily(100)]}, [Spend("acme", Period.DAY, MIDNIGHT, 100, 0)])
+
+    refused(budgets, 1, MIDNIGHT - 1)
+
+
+def test_old_periods_are_forgotten_and_the_newest_never() -> None:
+    budgets = Budgets({})
+    for day in range(100):
+        now_us = NOON + day * DAY_US
+        budgets.settle(let_in(budgets, 1, now_us), 1, 0, now_us)
+        assert used(budgets, now_us) == 1
+
+    assert max(len(starts) for starts in budgets._accounts["acme"].used.values()) <= PERIODS_MAX
+
+
+# Everything together.
+
+
+class Remembering(RuleBasedStateMachine):
+    """Keeps every request and every charge, and sums them anew at each question. The clock goes
+    forward, and back by less than is believed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_us = self.newest_us = NOON
+        self.limits: dict[str, Sequence[Budget]] = {"acme": [daily(100)], "globex": []}
+        self.budgets = Budgets(self.limits)
+        self.is_changed = False
+        self.running: list[Reservation] = []
+        self.charged: list[Spend] = []
+
+    def uses(self, tenant: str, budget: Budget) -> tuple[int, int]:
+        """Settled in the period that is now, and reserved."""
+        start_at_us = period_starts(self.newest_us)[budget.period is Period.MONTH]
+        settled = sum(
+            getattr(spend, budget.unit)
+            for spend in self.charged
+            if (spend.tenant, spend.period, spend.start_at_us)
+            == (tenant, budget.period, start_at_us)
+        )
+        own = [one for one in self.running if one.tenant == tenant]
+        return settled, sum(getattr(one, budget.unit) for one in own)
+
+    @rule(
+        tenant=st.sampled_from(["acme", "globex"]),
+        tokens=st.integers(0, LARGEST),
+        nano_usd=st.integers(0, LARGEST),
+    )
+    def reserve(self, tenant: str, tokens: int, nano_usd: int) -> None:
+        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
+        hard = [budget for budget in self.limits[tenant] if budget.is_hard]
+        room = [
+            budget.limit - sum(self.uses(tenant, budget)) for budget in hard if own[budget.unit]
+        ]
+        answer = self.budgets.reserve(tenant, tokens, nano_usd, self.now_us)
+        assert isinstance(answer, Reservation) == all(left > 0 for left in room)
+        if isinstance(answer, Reservation):
+            self.running.append(answer)
+        else:
+            assert answer.resets_at_us > self.newest_us
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 99), share=st.integers(0, 4))
+    def settle(self, which: int, share: int) -> None:
+        one = self.running.pop(which % len(self.running))
+        tokens, nano_usd = one.tokens * share // 4, one.nano_usd * share // 4
+        starts = self.budgets.settle(one, tokens, nano_usd, self.now_us)
+        assert starts == period_starts(self.newest_us)
+        for period, start_at_us in zip(Period, starts, strict=True):
+            self.charged.append(Spend(one.tenant, period, start_at_us, tokens, nano_usd))
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 99))
+    def release(self, which: int) -> None:
+        one = self.running.pop(which % len(self.running))
+        self.budgets.release(one)
+        self.budgets.release(one)
+
+    @rule(hours=st.sampled_from([0, 1, 5, 30, 24 * 20]))
+    def later(self, hours: int) -> None:
+        self.now_us = self.newest_us + hours * HOUR_US
+        self.newest_us = self.now_us
+
+    @rule(back_us=st.integers(1, STEP_BACK_MAX_US))
+    def set_back(self, back_us: int) -> None:
+        self.budgets.snapshot("acme", self.now_us)  # it has seen the time before
+        self.now_us = self.newest_us - back_us
+
+    @rule(
+        limits=st.fixed_dictionaries(
+            dict.fromkeys(
+                ["acme", "globex"],
+                st.lists(
+                    st.builds(
+                        Budget,
+                        period=st.sampled_from(Period),
+                        unit=st.sampled_from(Unit),
+                        limit=st.integers(0, 200),
+                        is_hard=st.booleans(),
+                    ),
+                    max_size=3,
+                ),
+            )
+        )
+    )
+    def change(self, limits: Mapping[str, Sequence[Budget]]) -> None:
+        self.limits, self.is_changed = dict(limits), True
+        self.budgets.change(self.limits)
+
+    @rule()
+    def restart(self) -> None:
+        """What ran is lost at no charge; what was settled is loaded."""
+        self.running = []
+        self.budgets = Budgets(self.limits, self.charged)
+        self.now_us = self.newest_us
+
+    @invariant()
+    def it_knows_what_was_used_and_reserved(self) -> None:
+        self.budgets.check()
+        for tenant in self.limits:
+            for row in self.budgets.snapshot(tenant, self.now_us):
+                budget = Budget(period=row.period, unit=row.unit, limit=0)
+                assert (row.used, row.reserved) == self.uses(tenant, budget)
+
+    @invariant()
+    def no_budget_is_overshot_by_more_than_one_request(self) -> None:
+        if not self.is_changed:  # a new limit may find itself overshot
+            assert sum(self.uses("acme", daily(100))) < 100 + LARGEST
+
+
+Remembering.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestRemembering = Remembering.TestCase
