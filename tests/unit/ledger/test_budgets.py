@@ -187,7 +187,7 @@ def test_a_refusal_names_the_budget_and_when_it_starts_anew() -> None:
 
 
 def test_of_several_budgets_that_are_used_up_the_refusal_names_the_last_to_start_anew() -> None:
-    budgets = of_acme(monthly(10), daily(10))
+    budgets = of_acme(daily(10), monthly(10))
     budgets.settle(let_in(budgets, 10), 10, 0, NOON)
 
     assert refused(budgets, 1).resets_at_us == APRIL
@@ -220,6 +220,14 @@ def test_a_soft_budget_refuses_nobody_and_says_by_how_much_it_is_passed() -> Non
     assert [(row.limit, row.over) for row in budgets.warnings("acme", NOON)] == [(10, 7)]
     assert budgets.warnings("acme", MIDNIGHT) == []
     assert budgets.warnings("nobody", NOON) == []
+
+
+def test_a_hard_budget_that_one_request_overshot_is_no_warning() -> None:
+    budgets = of_acme(daily(10))
+    budgets.settle(let_in(budgets, 50), 50, 0, NOON)
+
+    assert standing(budgets, NOON).over == 40
+    assert budgets.warnings("acme", NOON) == []
 
 
 def test_other_limits_keep_what_is_used_and_reserved() -> None:
@@ -329,7 +337,7 @@ def test_budgets_survive_a_restart() -> None:
     rows = [
         Spend("acme", Period.DAY, MIDNIGHT, 60, 6),
         Spend("acme", Period.MONTH, month, 90, 9),
-        Spend("acme", Period.DAY, MIDNIGHT - DAY_US, 30, 3),
+        *(Spend("acme", Period.DAY, MIDNIGHT - ago * DAY_US, 30, 3) for ago in range(1, 9)),
     ]
     budgets = Budgets({"acme": [daily(100)]}, rows)
 
@@ -353,6 +361,16 @@ def test_old_periods_are_forgotten_and_the_newest_never() -> None:
         assert used(budgets, now_us) == 1
 
     assert max(len(starts) for starts in budgets._accounts["acme"].used.values()) <= PERIODS_MAX
+
+
+def test_what_is_charged_now_and_then_is_not_forgotten_for_what_a_wrong_clock_has_touched() -> None:
+    budgets = Budgets({})
+    for jump in range(1, 9):
+        wrong = NOON + jump * 400 * DAY_US
+        for now_us in (NOON, wrong):
+            budgets.settle(let_in(budgets, 1, now_us), 1, 0, now_us)
+
+    assert used(budgets, NOON) == used(budgets, NOON, Period.MONTH) == 8
 
 
 # Everything together.
