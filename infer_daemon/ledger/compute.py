@@ -1,0 +1,124 @@
+"""What each call has used of the devices, to the nanosecond. Pure: `now_ns` of a monotonic clock is
+passed in.
+
+An engine that has calls inside is taken to make steps: if it is stuck, the time is theirs, until
+somebody says that it is down. An engine on several devices uses all of them at once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.ledger.devices import Device, DeviceClock, DeviceHour, Line, Phase, Seat
+from infer_daemon.ledger.pricing import compute_nano_usd
+from infer_daemon.ledger.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one call has used, of all devices of its engine together."""
+
+    ns: int = 0
+    nano_usd: int = 0
+    waste_ns: int = 0
+    """The part of `ns` that was for nothing."""
+
+
+class ComputeMeter:
+    """All devices that have engines. Events may tell of a moment that is a little past: they count
+    from the latest moment that is known."""
+
+    def __init__(
+        self, placement: Mapping[EngineName, Sequence[Device]], *, epoch_ns: int, now_ns: int
+    ) -> None:
+        """Everything is down at first.
+
+        Args:
+            epoch_ns: what to add to `now_ns` for nanoseconds since the Unix epoch; hours begin by
+                that, also when the machine's clock is set later.
+        """
+        self._clocks: dict[str, DeviceClock] = {}
+        self._seats: dict[EngineName, list[Seat]] = {}
+        self._weights = dict.fromkeys(placement, Weights())
+        #: Of each call: its engine, and how many sequences it generates.
+        self._calls: dict[JobId, tuple[EngineName, int]] = {}
+        for engine, devices in placement.items():
+            for device in devices:
+                if device.name not in self._clocks:
+                    self._clocks[device.name] = DeviceClock(device, epoch_ns, now_ns)
+            self._seats[engine] = [Seat(engine, self._clocks[one.name]) for one in devices]
+
+    def weigh(self, engine: EngineName, weights: Weights) -> None:
+        """What its calls weigh from now on; those inside keep theirs until their next event."""
+        self._weights[engine] = weights
+
+    def phase(self, engine: EngineName, phase: Phase, now_ns: int) -> None:
+        """The engine changes. Calls inside stay until they leave, without using anything unless it
+        is ready."""
+        for seat in self._advanced(engine, now_ns):
+            seat.phase = phase
+            seat.settle()
+
+    def enter(
+        self, engine: EngineName, call: JobId, *, prompt_tokens: int, seqs: int, now_ns: int
+    ) -> None:
+        """A call is given to the engine, which begins to read its prompt."""
+        assert call not in self._calls, f"call {call} is already in an engine"
+        self._calls[call] = engine, seqs
+        weight = self._weights[engine].reading(prompt_tokens)
+        for seat in self._advanced(engine, now_ns):
+            seat.shares.enter(call, weight)
+            seat.settle()
+
+    def first_token(self, call: JobId, now_ns: int) -> None:
+        """The prompt is read and it generates. Unknown calls are fine."""
+        if call in self._calls:
+            engine, seqs = self._calls[call]
+            weight = self._weights[engine].writing(seqs)
+            for seat in self._advanced(engine, now_ns):
+                seat.shares.reweigh(call, weight)
+
+    def leave(self, call: JobId, now_ns: int, *, wasted: Fraction = Fraction(0)) -> Used:
+        """The engine is done with it. Unknown calls are fine and have used nothing.
+
+        Args: wasted: how much of it was for nothing, from 0 to 1.
+        """
+        if call not in self._calls:
+            return Used()
+        engine, _ = self._calls.pop(call)
+        ns = nano_usd = waste_ns = 0
+        for seat in self._advanced(engine, now_ns):
+            seat_ns = 0
+            for hour_at_us, hour_ns in seat.shares.leave(call, seat.clock.hour_at_us):
+                seat_ns += hour_ns
+                if wasted:
+                    hour_waste_ns = int(hour_ns * wasted)
+                    seat.row(hour_at_us).ns[Line.ATTRIBUTED] -= hour_waste_ns
+                    seat.row(hour_at_us).ns[Line.WASTE] += hour_waste_ns
+                    waste_ns += hour_waste_ns
+            ns += seat_ns
+            nano_usd += compute_nano_usd(seat_ns, seat.clock.device.price_nano_usd_per_hour)
+            seat.settle()
+        return Used(ns, nano_usd, waste_ns)
+
+    def hours(self, now_ns: int) -> list[DeviceHour]:
+        """What has come to the rows of each hour since the last time this was asked."""
+        rows: list[DeviceHour] = []
+        for clock in self._clocks.values():
+            clock.advance(now_ns)
+            clock.wall_ns.clear()
+            for seat in clock.seats:
+                rows += (row for row in seat.rows.values() if any(row.ns.values()))
+                seat.rows = {}
+        return rows
+
+    def check(self) -> None:
+        """Raises AssertionError unless every nanosecond is on one line."""
+        for clock in self._clocks.values():
+            clock.check()
+
+    def _advanced(self, engine: EngineName, now_ns: int) -> Iterator[Seat]:
+        for seat in self._seats[engine]:
+            seat.clock.advance(now_ns)
+            yield seat

@@ -1,0 +1,94 @@
+"""Who of the calls in an engine has used how much of its time on one device. Pure.
+
+The time is shared in proportion to the calls' weights by a virtual clock that runs at one over
+their sum: a call's share is its weight times what the clock went on while it was inside, so an
+event costs the same however many are inside. All is whole numbers and what a division leaves over
+is carried on, so that the shares of all calls are the time, to the nanosecond.
+"""
+
+from dataclasses import dataclass, field
+
+from infer_daemon.domain.jobs import JobId
+
+SCALE = 1 << 32
+"""Parts of a nanosecond that shares are counted in."""
+
+
+@dataclass(slots=True)
+class _Stay:
+    """A call that is inside."""
+
+    weight: int
+    since: int
+    """Where the virtual clock stood when it was given this weight."""
+    parts: int = 0
+    """What it had used until then, of this hour."""
+    hours: list[tuple[int, int]] = field(default_factory=list)
+    """Of hours that are over."""
+
+    def used(self, clock: int) -> int:
+        """In parts of a nanosecond, of this hour."""
+        return self.parts + self.weight * (clock - self.since)
+
+
+class Shares:
+    """The calls in one engine, and its time on one device."""
+
+    def __init__(self) -> None:
+        self._stays: dict[JobId, _Stay] = {}
+        #: Sum of the weights of all who are inside.
+        self.weight = 0
+        self._clock = 0
+        #: What the clock has not told yet and what rounding kept back, in parts of a nanosecond.
+        self._carry = 0
+        #: Time that was taken and is not the finished share of anybody yet.
+        self._open_ns = 0
+
+    def enter(self, call: JobId, weight: int) -> None:
+        """A call is inside from now on; its weight is at least 1."""
+        assert call not in self._stays, f"call {call} is already inside"
+        self._stays[call] = _Stay(weight, self._clock)
+        self.weight += weight
+
+    def reweigh(self, call: JobId, weight: int) -> None:
+        """It weighs so much from now on."""
+        stay = self._stays[call]
+        stay.parts, stay.since = stay.used(self._clock), self._clock
+        self.weight += weight - stay.weight
+        stay.weight = weight
+
+    def leave(self, call: JobId, hour_at_us: int) -> list[tuple[int, int]]:
+        """It is not inside any more.
+
+        Returns: its share, as hours and nanoseconds; none of an hour in which it had nothing.
+        """
+        stay = self._stays.pop(call)
+        self._finish(stay, hour_at_us)
+        self.weight -= stay.weight
+        return stay.hours
+
+    def take(self, ns: int) -> None:
+        """So much time was used by those who are inside, of whom there is at least one."""
+        self._open_ns += ns
+        ticks, self._carry = divmod(ns * SCALE + self._carry, self.weight)
+        self._clock += ticks
+
+    def end_hour(self, hour_at_us: int) -> None:
+        """The hour that began then is over. The only event that looks at everybody inside."""
+        for stay in self._stays.values():
+            self._finish(stay, hour_at_us)
+        assert not self._open_ns, "time is left of an hour that is over"
+
+    def _finish(self, stay: _Stay, hour_at_us: int) -> None:
+        """What rounding keeps back is the next one's, and the last one has it all."""
+        ns, self._carry = divmod(stay.used(self._clock) + self._carry, SCALE)
+        stay.parts, stay.since = 0, self._clock
+        self._open_ns -= ns
+        if ns:
+            stay.hours.append((hour_at_us, ns))
+
+    def check(self) -> None:
+        """Raises AssertionError unless everybody's shares are the time that was taken."""
+        used = sum(stay.used(self._clock) for stay in self._stays.values())
+        assert used + self._carry == self._open_ns * SCALE, "time was lost or made"
+        assert self.weight == sum(stay.weight for stay in self._stays.values())
