@@ -37,6 +37,8 @@ class ComputeMeter:
         Args:
             epoch_ns: what to add to `now_ns` for nanoseconds since the Unix epoch; hours begin by
                 that, also when the machine's clock is set later.
+            now_ns: from when on. The moment up to which an earlier process has told its hours makes
+                the time since then down; it may be before 0.
         """
         self._clocks: dict[str, DeviceClock] = {}
         self._seats: dict[EngineName, list[Seat]] = {}

@@ -373,6 +373,16 @@ def test_what_is_charged_now_and_then_is_not_forgotten_for_what_a_wrong_clock_ha
     assert used(budgets, NOON) == used(budgets, NOON, Period.MONTH) == 8
 
 
+def test_a_reservation_that_was_lost_is_found() -> None:
+    budgets = of_acme(daily(10))
+    let_in(budgets, 5)
+    budgets.check()
+    budgets._open.clear()
+
+    with pytest.raises(AssertionError, match="acme"):
+        budgets.check()
+
+
 # Everything together.
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.ledger.compute import ComputeMeter, Used
 from infer_daemon.ledger.devices import Device, DeviceHour, Line, Phase
+from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.weights import UNIT, Weights
 
@@ -19,7 +20,8 @@ GPU0, GPU1 = Device("gpu0", 2_000_000_000), Device("gpu1", 4_000_000_000)
 X, Y = JobId("x"), JobId("y")
 TEN_NS = 1_771_668_000 * 10**9 // HOUR_NS * HOUR_NS
 """An hour of some day begins."""
-TEN_US, ELEVEN_US = TEN_NS // 1000, (TEN_NS + HOUR_NS) // 1000
+TEN_US = TEN_NS // 1000
+ELEVEN_US = TEN_US + HOUR_US
 WEIGHTS = Weights(prompt_token=UNIT // 4, step_tokens=100)
 
 
@@ -218,10 +220,20 @@ def test_nothing_is_told_twice() -> None:
 def test_a_quiet_day_has_every_hour() -> None:
     rows = one_device(A).hours(24 * HOUR_NS)
 
-    assert [row.hour_at_us for row in rows] == [
-        TEN_US + hour * (ELEVEN_US - TEN_US) for hour in range(24)
-    ]
+    assert [row.hour_at_us for row in rows] == [TEN_US + hour * HOUR_US for hour in range(24)]
     assert {row.ns[Line.IDLE] for row in rows} == {HOUR_NS}
+
+
+def test_the_time_since_an_earlier_process_is_down_also_when_the_machine_was_restarted() -> None:
+    meter = ComputeMeter({A: [GPU0]}, epoch_ns=TEN_NS, now_ns=-HOUR_NS - 100)
+    meter.phase(A, Phase.LOADING, 50)
+    rows = meter.hours(70)
+
+    assert [(row.hour_at_us, lines([row])) for row in rows] == [
+        (TEN_US - 2 * HOUR_US, {"down": 100}),
+        (TEN_US - HOUR_US, {"down": HOUR_NS}),
+        (TEN_US, {"down": 50, "loading": 20}),
+    ]
 
 
 # Sharing a device.
@@ -298,6 +310,30 @@ def test_an_engine_on_two_devices_uses_both() -> None:
 
     assert meter.leave(X, HOUR_NS) == Used(HOUR_NS * 3 // 2, 2_000_000_000 + 2_000_000_000, 0)
     assert meter.leave(Y, HOUR_NS) == Used(HOUR_NS // 2, 2_000_000_000, 0)
+
+
+# Checking.
+
+
+def test_a_nanosecond_that_is_on_no_line_is_found() -> None:
+    meter = one_device(A)
+    meter.phase(A, Phase.READY, 100)
+    meter.check()
+    meter._seats[A][0].row(TEN_US).ns[Line.IDLE] -= 1
+
+    with pytest.raises(AssertionError, match="gpu0"):
+        meter.check()
+
+
+def test_a_share_that_is_not_of_the_time_that_was_taken_is_found() -> None:
+    meter = one_device(A)
+    enter(meter, X, 0)
+    meter._seats[A][0].shares.take(1)
+    meter.check()
+    meter._seats[A][0].shares._open_ns -= 1
+
+    with pytest.raises(AssertionError, match="lost or made"):
+        meter.check()
 
 
 # Everything together.
