@@ -124,7 +124,8 @@ class Budgets:
     def __init__(
         self, limits: Mapping[str, Sequence[Budget]], settled: Iterable[Spend] = ()
     ) -> None:
-        """Args: settled: of the periods that are not over yet; older ones do no harm."""
+        """Args: settled: of the day and the month that are now, or that begin within
+        `STEP_BACK_MAX_US`; earlier ones do no harm."""
         self._limits = limits
         self._accounts: dict[str, _Account] = {}
         self._open: set[Reservation] = set()

@@ -1,7 +1,7 @@
 """One engine's calls and its time: shares in proportion, and nothing lost in rounding."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer_daemon.domain.jobs import JobId
@@ -93,6 +93,7 @@ EVENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_all_shares_of_each_hour_are_the_time_that_was_taken_in_it(
     events: list[tuple[str, int, int]],

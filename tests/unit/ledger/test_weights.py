@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infer_daemon.ledger.weights import (
@@ -53,6 +53,7 @@ def test_no_cost_is_negative_where_the_plain_fit_would_be() -> None:
     assert cost.fixed_ns == pytest.approx(950)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(Step, st.integers(0, 10**9), st.integers(0, 256), st.integers(0, 8192)),
