@@ -1,0 +1,160 @@
+"""The one connection that writes. Each method is one transaction: all of it, or an exception."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from infer_daemon.ledger import batch as batches
+from infer_daemon.ledger.batch import Batch
+from infer_daemon.ledger.problems import LedgerProblem, explain
+from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Opening, Settlement
+from infer_daemon.ledger.sql import statements
+from infer_daemon.ledger.sql.schema import upgrade
+
+Durability = Literal["process", "power"]
+"""What a committed row outlives: the death of the daemon, or that of the machine."""
+
+BUSY_S = 0.1
+"""How long one try waits for another program's lock."""
+PRUNE_MAX = 500
+"""Rows that may be deleted in one transaction."""
+CHECKPOINT_ROWS = 12_000
+"""Rows after which the write-ahead log is copied into the database: some 40 megabytes of it."""
+_VACUUM_PAGES = 500
+
+
+class WriterDatabase:
+    """The ledger's file, opened for writing. Used by one thread at a time."""
+
+    def __init__(self, path: Path, durability: Durability) -> None:
+        """Open or create it, and bring it up to date.
+
+        Raises:
+            LedgerProblem: a newer version of the daemon wrote it.
+            sqlite3.Error: it cannot be opened, read or written.
+        """
+        self.path = path
+        self.connection = sqlite3.connect(
+            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        self._names: dict[str, set[str]] = {"tenants": set(), "models": set(), "engines": set()}
+        self._rows_in_log = 0
+        try:
+            self._prepare(durability)
+        except BaseException:
+            self.connection.close()
+            raise
+        self._inode = path.stat().st_ino
+
+    def _prepare(self, durability: Durability) -> None:
+        run = self.connection.execute
+        run("PRAGMA foreign_keys = ON")
+        # Before any table, and in this order: a write-ahead log fixes what auto_vacuum is.
+        upgrade(self.connection, self.path)
+        run("PRAGMA journal_mode = WAL")
+        run(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+        run("PRAGMA wal_autocheckpoint = 0")  # `checkpoint` is called between commits
+        run("PRAGMA cache_size = -65536")
+        with self.transaction():  # a file that is read-only is found out here
+            run("UPDATE meta SET value = value")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of what is done inside, or nothing."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+    def write(self, batch: Batch) -> set[str]:
+        """Write a batch down. Returns the ids in it that were settled before: of these nothing is
+        changed, and they cost and count nothing."""
+        seen: dict[str, set[str]] = {}
+        with self.transaction():
+            before = self._settled_among(batch.settlements)
+            rows = [row for row in batch.settlements.values() if row.id not in before]
+            if rows or batch.openings:
+                seen = self._insert_names([*rows, *batch.openings])
+            width = len(OPENING_COLUMNS)
+            openings = [msgspec.structs.astuple(row)[:width] for row in batch.openings]
+            statements.OPEN_REQUESTS.run(self.connection, openings)
+            width = len(SETTLEMENT_COLUMNS)
+            settled = [msgspec.structs.astuple(row)[:width] for row in rows]
+            statements.SETTLE_REQUESTS.run(self.connection, settled)
+            statements.ADD_HOURS.run(self.connection, batches.hours(rows))
+            statements.ADD_SPEND.run(self.connection, batches.spend(rows))
+        for table, names in seen.items():
+            self._names[table] |= names
+        self._rows_in_log += len(rows) + len(openings)
+        return before
+
+    def _settled_among(self, ids: Iterable[str]) -> set[str]:
+        listed = msgspec.json.encode(list(ids)).decode()
+        (found,) = self.connection.execute(statements.SETTLED_AMONG, (listed,)).fetchone()
+        return set(msgspec.json.decode(found, type=list[str]))
+
+    def _insert_names(self, rows: list[Opening | Settlement]) -> dict[str, set[str]]:
+        """Returns what is new; it is known only when it is committed."""
+        seen = {
+            "tenants": {row.tenant for row in rows},
+            "models": {row.model for row in rows},
+            "engines": {e for row in rows if (e := getattr(row, "engine", None)) is not None},
+        }
+        for table, names in seen.items():
+            names -= self._names[table]
+            for name in sorted(names):
+                self.connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (name,))
+        return seen
+
+    def settle_lost(self) -> int:
+        """Settle what is still open as lost. Returns how many."""
+        with self.transaction():
+            self.connection.execute(statements.ADD_LOST_HOURS)
+            return self.connection.execute(statements.LOSE_REQUESTS).rowcount
+
+    def prune(self, older_than_us: int, rows_max: int) -> int:
+        """Delete settled requests that were accepted before this; their hours are kept.
+
+        Returns how many: ask again until it is 0, with a pause.
+        """
+        assert 0 < rows_max <= PRUNE_MAX, "whoever waits for a commit would wait for this too"
+        with self.transaction():
+            values = (older_than_us, rows_max)
+            pruned = self.connection.execute(statements.PRUNE_REQUESTS, values).rowcount
+        self._rows_in_log += pruned
+        self.connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return pruned
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the database if it has grown long."""
+        if self._rows_in_log >= CHECKPOINT_ROWS:
+            self._rows_in_log = 0
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether what is open is still what the path names."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Idempotent; empties the write-ahead log unless somebody reads."""
+        self.connection.close()
+
+
+def open_database(path: Path, durability: Durability) -> WriterDatabase:
+    """Raises: LedgerProblem: it cannot be used, in words."""
+    try:
+        return WriterDatabase(path, durability)
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerProblem(explain(error, path)) from error
