@@ -1,4 +1,4 @@
-"""`infer-daemon bench isolation | overload | fairness | priority | decision`.
+"""`infer-daemon bench isolation | overload | fairness | priority | decision | ledger`.
 
 Imports nothing heavy before a bench is chosen: every command passes through here. Missing a target
 is a result, not a failure; the exit code is 1 only if a server or a request failed.
@@ -13,8 +13,16 @@ BENCHES = {
     "fairness": "whether tenants that always want more get what their weights say",
     "priority": "whether the urgent comes first, and the rest not never",
     "decision": "what the scheduler itself costs, by how many wait",
+    "ledger": "what it costs to write every request down",
 }
-SECONDS = {"isolation": 30.0, "overload": 60.0, "fairness": 60.0, "priority": 60.0, "decision": 1.0}
+SECONDS = {
+    "isolation": 30.0,
+    "overload": 60.0,
+    "fairness": 60.0,
+    "priority": 60.0,
+    "decision": 1.0,
+    "ledger": 10.0,
+}
 FILE_WIDTH = 120
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from infer_daemon.bench import decision, fairness, isolation, overload, priority, report
+from infer_daemon.bench import decision, fairness, isolation, ledger, overload, priority, report
 from infer_daemon.bench.cli import FILE_WIDTH
 from infer_daemon.bench.crowd import LoadProblem
 from infer_daemon.bench.run import Report, Run
@@ -23,6 +23,7 @@ BENCHES = {
     "fairness": fairness.bench,
     "priority": priority.bench,
     "decision": decision.bench,
+    "ledger": ledger.bench,
 }
 
 

@@ -77,7 +77,11 @@ class Journal:
     def _lines(self) -> Iterator[bytes]:
         try:
             with self.path.open("rb") as file:
-                yield from file
+                left = os.fstat(file.fileno()).st_size
+                while left > 0:
+                    line = file.readline(left)
+                    left -= len(line)
+                    yield line
         except FileNotFoundError:
             return
 

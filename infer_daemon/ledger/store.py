@@ -194,7 +194,7 @@ class Store:
         except LedgerProblem as problem:
             return self._still(str(problem))
         try:
-            replayed = self._replay(database)
+            replayed = self._replay(database) if self._journal.waiting else 0
             held, self._held = self._held, []
             try:
                 entries = [(row, done) for row, done, _ in held]

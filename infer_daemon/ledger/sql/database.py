@@ -130,7 +130,8 @@ class WriterDatabase:
             values = (older_than_us, rows_max)
             pruned = self.connection.execute(statements.PRUNE_REQUESTS, values).rowcount
         self._rows_in_log += pruned
-        self.connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        # A statement by itself would stop after the first page.
+        self.connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         return pruned
 
     def checkpoint(self) -> None:
