@@ -228,4 +228,4 @@ def _of_runs(load: str, run: Run) -> Cost:
         shutil.rmtree(folder)
     numbers = [name for name in Cost.__struct_fields__ if name != "load"]
     medians = {n: percentile([getattr(cost, n) for cost in found], 0.5) for n in numbers}
-    return Cost(load=load, **medians)
+    return msgspec.convert({"load": load, **medians}, Cost)

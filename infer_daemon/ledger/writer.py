@@ -137,11 +137,12 @@ class Writer:
         Returns:
             Rows that are neither in the database nor in the journal: 0 unless the disk fails.
         """
+        if self._thread.ident is None:  # it never started
+            return 0
         if not self._is_closing:
             self._is_closing = True
             self._queue.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        self._thread.join(timeout_s)
         left = self._queue.qsize() + self._store.held
         if left:
             log.critical("ledger_rows_unwritten", rows=left, why=self.health.why)

@@ -297,3 +297,21 @@ def test_other_work_is_refused_with_the_reason_while_the_database_is_out_of_use(
 
     with pytest.raises(LedgerProblem, match="holds a lock"):
         store.run(lambda it: it.prune(0, 1))
+
+
+def test_rows_in_memory_outlive_a_database_that_opens_and_fails_again(
+    store: Store, crowd: Crowd
+) -> None:
+    store.path.with_name("ledger.journal").mkdir()
+    other = sqlite3.connect(store.path)
+    other.execute("ALTER TABLE spend RENAME TO elsewhere")
+    settle(store, crowd, settlement("a"))
+    crowd.hear(store.retry())
+    assert (store.health.state, store.held, crowd.told) == ("failing", 1, [])
+
+    other.execute("ALTER TABLE elsewhere RENAME TO spend")
+    other.close()
+    crowd.hear(store.retry())
+
+    assert crowd.told == [("a", None)]
+    assert outcomes(store.path) == {"a": "ok"}
