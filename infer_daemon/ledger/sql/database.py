@@ -13,6 +13,7 @@ from infer_daemon.ledger.batch import Batch
 from infer_daemon.ledger.problems import LedgerProblem, explain
 from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Opening, Settlement
 from infer_daemon.ledger.sql import statements
+from infer_daemon.ledger.sql.checkpoint import Checkpointer
 from infer_daemon.ledger.sql.schema import upgrade
 
 Durability = Literal["process", "power"]
@@ -22,8 +23,6 @@ BUSY_S = 0.1
 """How long one try waits for another program's lock."""
 PRUNE_MAX = 500
 """Rows that may be deleted in one transaction."""
-CHECKPOINT_ROWS = 12_000
-"""Rows after which the write-ahead log is copied into the database: some 40 megabytes of it."""
 _VACUUM_PAGES = 500
 
 
@@ -42,13 +41,13 @@ class WriterDatabase:
             path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
         self._names: dict[str, set[str]] = {"tenants": set(), "models": set(), "engines": set()}
-        self._rows_in_log = 0
         try:
             self._prepare(durability)
+            self._inode = path.stat().st_ino
         except BaseException:
             self.connection.close()
             raise
-        self._inode = path.stat().st_ino
+        self._checkpointer = Checkpointer(path)
 
     def _prepare(self, durability: Durability) -> None:
         run = self.connection.execute
@@ -57,7 +56,7 @@ class WriterDatabase:
         upgrade(self.connection, self.path)
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
-        run("PRAGMA wal_autocheckpoint = 0")  # `checkpoint` is called between commits
+        run("PRAGMA wal_autocheckpoint = 0")  # see `checkpoint`
         run("PRAGMA cache_size = -65536")
         with self.transaction():  # a file that is read-only is found out here
             run("UPDATE meta SET value = value")
@@ -93,7 +92,7 @@ class WriterDatabase:
             statements.ADD_SPEND.run(self.connection, batches.spend(rows))
         for table, names in seen.items():
             self._names[table] |= names
-        self._rows_in_log += len(rows) + len(openings)
+        self._checkpointer.wrote(len(rows) + len(openings))
         return before
 
     def _settled_among(self, ids: Iterable[str]) -> set[str]:
@@ -129,16 +128,15 @@ class WriterDatabase:
         with self.transaction():
             values = (older_than_us, rows_max)
             pruned = self.connection.execute(statements.PRUNE_REQUESTS, values).rowcount
-        self._rows_in_log += pruned
+        self._checkpointer.wrote(pruned)
         # A statement by itself would stop after the first page.
         self.connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         return pruned
 
     def checkpoint(self) -> None:
-        """Copy the write-ahead log into the database if it has grown long."""
-        if self._rows_in_log >= CHECKPOINT_ROWS:
-            self._rows_in_log = 0
-            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        """Between commits: keep the write-ahead log from growing without bound."""
+        if self._checkpointer.is_rest_due:
+            self._checkpointer.copy_rest(self.connection)
 
     @property
     def is_in_place(self) -> bool:
@@ -150,6 +148,7 @@ class WriterDatabase:
 
     def close(self) -> None:
         """Idempotent; empties the write-ahead log unless somebody reads."""
+        self._checkpointer.close()
         self.connection.close()
 
 
