@@ -58,8 +58,8 @@ class WriterDatabase:
         run(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
         run("PRAGMA wal_autocheckpoint = 0")  # see `checkpoint`
         run("PRAGMA cache_size = -65536")
-        with self.transaction():  # a file that is read-only is found out here
-            run("UPDATE meta SET value = value")
+        with self.transaction():
+            pass  # one that is locked, or may only be read, is found out here
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -146,14 +146,35 @@ def test_the_log_beside_the_database_does_not_grow_without_bound(
     monkeypatch.setattr("infer_daemon.ledger.sql.checkpoint.ROWS", 500)
     monkeypatch.setattr("infer_daemon.ledger.sql.checkpoint.LOG_PAGES_MAX", 100)
     database = open_database(path, "process")
+    write(database, settlement("first"))
     first = salt(path)
-    for number in range(1000):
+    for number in range(100):
         write(database, *(settlement(f"{number}-{one}") for one in range(100)))
         database.checkpoint()
         if salt(path) != first:
             break
     else:
-        pytest.fail("a hundred thousand rows, and the log has never begun anew")
+        pytest.fail("ten thousand rows, and the log has never begun anew")
+    database.close()
+
+
+def test_a_long_log_that_was_not_wholly_copied_is_finished_by_the_writer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infer_daemon.ledger.sql.checkpoint.ROWS", 100)
+    monkeypatch.setattr("infer_daemon.ledger.sql.checkpoint.LOG_PAGES_MAX", 0)
+    database = open_database(path, "process")
+    write(database, *(settlement(f"{one}") for one in range(100)))
+    while not database._checkpointer.is_rest_due:
+        pass
+    write(database, settlement("a"))
+    write(database, settlement("b"))
+    before = salt(path)
+
+    database.checkpoint()
+    write(database, settlement("c"))
+
+    assert salt(path) != before
     database.close()
 
 
