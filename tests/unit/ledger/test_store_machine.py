@@ -34,6 +34,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent: dict[str, set[int]] = {}
         """What was ever said of a request."""
         self.number = 0
+        self.lives = 1
+        """No request outlives the daemon that took it."""
 
     def _start(self) -> Store:
         store = Store(self.root, durability="process", clock=lambda: 0.0)
@@ -55,7 +57,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(ids=st.lists(IDS, min_size=1, max_size=5), settles=st.lists(st.booleans(), min_size=5))
     def write(self, ids: list[str], settles: list[bool]) -> None:
         rows: list[Opening | Settlement] = []
-        for request, is_settled in zip(ids, settles, strict=False):
+        for name, is_settled in zip(ids, settles, strict=False):
+            request = f"{name}-{self.lives}"
             self.number += 1
             fields = {"prompt_tokens": self.number, "spent_tokens": self.number + 5}
             rows.append(settlement(request, **fields) if is_settled else opening(request))
@@ -100,6 +103,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def kill_and_start(self) -> None:
         self.store = self._start()
+        self.lives += 1
         found = outcomes(self.store.path)
         assert "open" not in found.values()
         self.check()
