@@ -152,6 +152,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from infer_daemon.api.listeners import AddressInUse
     from infer_daemon.daemon import Daemon
     from infer_daemon.ledger import logs
+    from infer_daemon.ledger.problems import LedgerProblem
     from infer_daemon.settings import load, schema
     from infer_daemon.settings.state_folder import StateFolder
 
@@ -175,7 +176,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     with folder.locked():
         try:
             uvloop.run(run())
-        except AddressInUse as error:
+        except (AddressInUse, LedgerProblem) as error:
             print(error, file=sys.stderr)
             return FAILED
     return OK

@@ -22,12 +22,13 @@ from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
 from infer_daemon.examples import DEMO_KEY, examples
+from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.refusals import DoorRefusals
-from infer_daemon.live import Live, policy, windows
+from infer_daemon.live import Live, policy, prices, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -73,6 +74,13 @@ class Daemon:
         self.vendor = VendorCollector(self._is_ready)
         # The loop's own clock, but not rounded to the milliseconds that uvloop keeps.
         self.recorder = Recorder(self.metrics, time.monotonic)
+        self.book = Book(
+            folder.root,
+            settings.ledger,
+            prices(settings),
+            loop=self._loop,
+            on_commit=self.metrics.on_commit,
+        )
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}
@@ -97,6 +105,7 @@ class Daemon:
             schedulers=self.schedulers,
             recorder=self.recorder,
             comment_after_s=settings.scheduling.comment_after_s,
+            book=self.book,
         )
         self.live = Live(settings, self, reread)
         self.view = View(self)
@@ -127,6 +136,7 @@ class Daemon:
 
         Raises:
             AddressInUse: a listener's place is taken; nothing was started.
+            LedgerProblem: what requests cost could not be written down; nothing was started.
         """
         for number in ENDING:
             self._loop.add_signal_handler(number, self.stop)
@@ -135,12 +145,24 @@ class Daemon:
         log.info("daemon_starting", version=__version__, state_dir=str(self._folder.root))
         if ended := leftovers.end(self._folder.root):
             log.warning("leftovers_ended", pids=ended)
+        await self.book.start()
+        try:
+            await self._serve(show_examples=show_examples)
+        finally:
+            await self.book.close()
+            for number in (*ENDING, signal.SIGHUP):
+                self._loop.remove_signal_handler(number)
+            log.info("daemon_stopped")
+
+    async def _serve(self, *, show_examples: bool) -> None:
+        """With the ledger open: from the first request to the last."""
         await self.doors.open(self.path, self.view)
         notify.tell("READY=1\nSTATUS=the door is open, engines are loading")
         tasks = [
             asyncio.create_task(self._stopped(), name="stop"),
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
+            asyncio.create_task(self.book.prune(), name="prune"),
             asyncio.create_task(self._reload_when_told(), name="reload"),
             asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
             asyncio.create_task(self._announce(show_examples=show_examples), name="announce"),
@@ -152,9 +174,6 @@ class Daemon:
             await _cancel(tasks)
             await self.doors.close()
             await self.fleet.stop()
-            for number in (*ENDING, signal.SIGHUP):
-                self._loop.remove_signal_handler(number)
-            log.info("daemon_stopped")
         _raise_failure(tasks)
 
     def stop(self) -> None:

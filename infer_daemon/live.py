@@ -11,6 +11,8 @@ import structlog
 from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.pool import Pool
+from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.pricing import Price
 from infer_daemon.request_path import RequestPath
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -34,6 +36,7 @@ class Parts(Protocol):
     schedulers: dict[str, Scheduler]
     pools: dict[str, Pool]
     path: RequestPath
+    book: Book
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Live:
         parts, self._settings = self._parts, merged
         parts.tenants.change(merged.tenants)
         parts.admission.change(merged)
+        parts.book.change(prices(merged))
         parts.path.comment_after_s = merged.scheduling.comment_after_s
         for scheduler in parts.schedulers.values():
             scheduler.change(policy(merged))
@@ -107,14 +111,27 @@ def policy(settings: Settings) -> Policy:
     )
 
 
+def prices(settings: Settings) -> dict[str, Price]:
+    """What the tokens of each model are sold for; who is not in it is free."""
+    return {
+        name: Price.parse(
+            input_usd=model.price.input_usd,
+            output_usd=model.price.output_usd,
+            cached_usd=model.price.cached_input_usd,
+        )
+        for name, model in settings.models.items()
+        if model.price is not None
+    }
+
+
 def windows(settings: Settings) -> dict[EngineName, WindowSection]:
     """How much each engine is given at once."""
     return {EngineName(name): engine.window for name, engine in settings.engines.items()}
 
 
 def _with_changes_of(settings: Settings, read: Settings) -> Settings:
-    """The settings with everything from `read` that may change now: tenants, limits, scheduling
-    and windows, of the models and engines that there are."""
+    """The settings with everything from `read` that may change now: tenants, limits, prices,
+    scheduling and windows, of the models and engines that there are."""
     replace = msgspec.structs.replace
     scheduling: SchedulingSection = read.scheduling
     limits: LimitsSection = read.limits
@@ -124,7 +141,9 @@ def _with_changes_of(settings: Settings, read: Settings) -> Settings:
         limits=limits,
         scheduling=scheduling,
         models={
-            name: replace(model, limits=read.models[name].limits) if name in read.models else model
+            name: replace(model, limits=read.models[name].limits, price=read.models[name].price)
+            if name in read.models
+            else model
             for name, model in settings.models.items()
         },
         engines={

@@ -31,6 +31,8 @@ from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Call, EventStream, Frontend, Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.fitting import fit
+from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.entries import metadata_text
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.routing.catalog import Catalog, Deployment
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -70,6 +72,8 @@ class Ask:
     """The same number for all requests of one connection."""
     is_retry: bool | None = None
     """Whether the client says that it was refused before; None if it does not say."""
+    client: str = ""
+    """Where it comes from: an address, or a user of this machine."""
     uid: int | None = None
     """User at the other end of a Unix socket."""
 
@@ -96,7 +100,9 @@ class RequestPath:
         schedulers: Mapping[str, Scheduler],
         recorder: Recorder,
         comment_after_s: float,
+        book: Book | None = None,
     ) -> None:
+        """Args: book: where admitted requests are written down; None for tests of the rest."""
         self._admission = admission
         self._schedulers = schedulers
         self.comment_after_s = comment_after_s
@@ -105,6 +111,7 @@ class RequestPath:
         self._catalog = catalog
         self._pools = pools
         self._recorder = recorder
+        self._book = book
         self.is_draining = False
         """While true, new requests are refused and running ones go on."""
 
@@ -137,16 +144,16 @@ class RequestPath:
             try:
                 await record.close_calls()
             finally:
-                self._settle(record, Outcome.CANCELLED, None)
+                await self._settle(record, Outcome.CANCELLED, None)
             raise
         except DaemonError as error:
             if isinstance(error, EngineFault):
                 self._note(record, error.__cause__ or error)
-            raise self._failed(record, error) from error.__cause__
+            raise await self._failed(record, error) from error.__cause__
         except Exception as error:
             self._note(record, error)
-            raise self._failed(record, DaemonError()) from error
-        self._settle(record, Outcome.OK, None)
+            raise await self._failed(record, DaemonError()) from error
+        await self._settle(record, Outcome.OK, None)
         return Answer(record.id, content, self._headers(record))
 
     def _note(self, record: RequestRecord, error: BaseException) -> None:
@@ -183,7 +190,12 @@ class RequestPath:
                 param="model",
             )
         record.routed_s = record.clock()
+        record.deployment = f"{deployment.pool}:{deployment.lora}".rstrip(":")
+        record.client, record.metadata = ask.client, metadata_text(body.fields)
         self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
+        record.admitted_s = record.clock()
+        if self._book is not None:
+            self._book.open(record)
         call = Call(
             endpoint=ask.endpoint,
             body=body.fields,
@@ -243,16 +255,21 @@ class RequestPath:
             interval_s=self.comment_after_s,
         )
 
-    def _settle(self, record: RequestRecord, outcome: Outcome, error: DaemonError | None) -> None:
-        """9. The end of every request, however it ended."""
+    async def _settle(
+        self, record: RequestRecord, outcome: Outcome, error: DaemonError | None
+    ) -> None:
+        """9. The end of every request, however it ended. Returns when that is safe on disk; all
+        that must happen has happened before it first waits."""
         self._admission.settle(record)
         self._recorder.settle(record, outcome, error)
+        if self._book is not None and (safe := self._book.settle(record)) is not None:
+            await self._book.wait(safe, record)
 
-    def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:
+    async def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:
         """What never became an answer."""
         error.request_id = record.id
         error.headers = self._headers(record)
-        self._settle(record, error.outcome, error)
+        await self._settle(record, error.outcome, error)
         return error
 
 

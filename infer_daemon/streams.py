@@ -1,7 +1,7 @@
 """What the client of a stream reads: comments while it waits, then its answer, then the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from infer_daemon.domain.errors import DaemonError
@@ -10,7 +10,7 @@ from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import EventStream, Reply
 
-Settle = Callable[[RequestRecord, Outcome, DaemonError | None], None]
+Settle = Callable[[RequestRecord, Outcome, DaemonError | None], Awaitable[None]]
 
 
 class Chunks(Protocol):
@@ -104,7 +104,7 @@ class SettledStream:
             # The engine is done, so the rest comes without waiting: hold it back until settled.
             tail = b"".join([chunk async for chunk in self._stream])
         except StopAsyncIteration:
-            self._end()
+            await self._end()
             raise
         except asyncio.CancelledError:
             await self.aclose()
@@ -114,15 +114,15 @@ class SettledStream:
             self._record.refusal = self._record.refusal or DaemonError()
             await self.aclose()
             raise
-        self._end()
+        await self._end()
         if not tail:
             raise StopAsyncIteration
         return tail
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         refusal = self._record.refusal
         outcome = refusal.outcome if refusal is not None else Outcome.OK
-        self._settle(self._record, outcome, refusal)
+        await self._settle(self._record, outcome, refusal)
 
     async def aclose(self) -> None:
         """Stop whatever still works for this stream and settle it. Idempotent."""
@@ -132,6 +132,6 @@ class SettledStream:
             await self._record.close_calls()
             if self._record.outcome is None:
                 if self._record.refusal is None:
-                    self._settle(self._record, Outcome.CANCELLED, None)
+                    await self._settle(self._record, Outcome.CANCELLED, None)
                 else:
-                    self._end()
+                    await self._end()

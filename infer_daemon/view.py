@@ -13,6 +13,7 @@ from infer_daemon.domain.states import EngineState
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.fleet import Fleet
 from infer_daemon.engines.pool import Pool
+from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
@@ -36,6 +37,7 @@ class Parts(Protocol):
     metrics: Metrics
     vendor: VendorCollector
     recorder: Recorder
+    book: Book
     live: Live
 
 
@@ -124,6 +126,7 @@ class View:
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
             "limits": self._parts.admission.snapshot(now_s),
+            "ledger": asdict(self._parts.book.health),
         }
 
     def _engine_states(self, now_s: float) -> Iterator[dict[str, object]]:

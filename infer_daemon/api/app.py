@@ -97,10 +97,12 @@ def add_operator_paths(app: web.Application, view: View) -> None:
 async def _ask(
     path: RequestPath, limits: ListenSection, endpoint: Endpoint, request: web.Request
 ) -> web.StreamResponse:
+    uid = peer_uid(request)
     ask = Ask(
         endpoint=endpoint,
         key=bearer_key(request),
-        uid=peer_uid(request),
+        uid=uid,
+        client=f"uid {uid}" if uid is not None else request.remote or "",
         read=partial(read_body, request, endpoint, limits),
         priority=request.headers.get("x-priority"),
         deadline_ms=request.headers.get("x-deadline-ms"),

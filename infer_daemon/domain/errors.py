@@ -23,6 +23,7 @@
     │   │   └── TooManyQueued       429 queue_limit_exceeded
     │   ├── TooManyConnections      503 too_many_connections
     │   ├── QueueFull               503 queue_full
+    │   ├── LedgerUnavailable       503 ledger_unavailable
     │   ├── WouldWaitTooLong        503 would_wait_too_long
     │   ├── ModelNotReady           503 model_not_ready
     │   ├── GrammarBusy             503 grammar_busy
@@ -223,6 +224,12 @@ class QueueFull(Rejected):
     """Too many requests are waiting for this model."""
 
     code = "queue_full"
+
+
+class LedgerUnavailable(Rejected):
+    """What requests cost cannot be written down at the moment."""
+
+    code = "ledger_unavailable"
 
 
 class WouldWaitTooLong(Rejected):

@@ -38,11 +38,19 @@ class RequestRecord:
     endpoint: Endpoint
     accepted_s: float
     clock: Callable[[], float]
+    accepted_at_us: int = 0
+    """The same moment by the wall clock, since the Unix epoch; known when it is admitted."""
 
     tenant: str = ""
     model: str = ""
     """The public name that the client asked for; responses carry it back."""
+    deployment: str = ""
+    """What serves that name: its pool, and the adapter if it is one."""
     engine: str = ""
+    client: str = ""
+    """Address, or user of this machine."""
+    metadata: str | None = None
+    """What the client wants to be kept with it, as JSON text."""
     stream: bool = False
     text_len: int = 0
     """Characters of its prompt, or of its longest."""
@@ -59,6 +67,7 @@ class RequestRecord:
     authenticated_s: float | None = None
     read_s: float | None = None
     routed_s: float | None = None
+    admitted_s: float | None = None
     rendered_s: float | None = None
     granted_s: float | None = None
     first_token_s: float | None = None

@@ -90,6 +90,10 @@ class Metrics:
             buckets=_STAGE_S,
             registry=registry,
         )
+        self._commit = Histogram(
+            "infer_ledger_commit_seconds", "One commit", buckets=_STAGE_S, registry=registry
+        )
+        self._rows = Counter("infer_ledger_rows_total", "Rows written down", registry=registry)
         self._hot: dict[tuple[str, str], _Hot] = {}
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -108,6 +112,11 @@ class Metrics:
         hot.completion_tokens.inc(new_tokens)
         if gap_s is not None:
             hot.gap.observe(gap_s)
+
+    def on_commit(self, rows: int, seconds: float) -> None:
+        """So many rows were written down. Told by the ledger's own thread."""
+        self._rows.inc(rows)
+        self._commit.observe(seconds)
 
     def on_door_refused(self, reason: str) -> None:
         """Somebody was refused before there was a request."""

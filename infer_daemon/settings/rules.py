@@ -4,6 +4,7 @@ import grp
 from collections.abc import Iterator
 from itertools import combinations
 
+from infer_daemon.domain.money import nano_usd
 from infer_daemon.settings.schema import EngineSection, Settings
 
 OURS = {
@@ -35,7 +36,7 @@ REFUSED = {
 
 def problems(settings: Settings) -> list[str]:
     """Every breach as `path: what is wrong`, in the order of the file's sections."""
-    parts = (_listen, _engines, _models, _devices, _cores, _tenants)
+    parts = (_listen, _engines, _models, _devices, _cores, _prices, _tenants)
     return [problem for part in parts for problem in part(settings)]
 
 
@@ -100,6 +101,18 @@ def _models(settings: Settings) -> Iterator[str]:
                 f"$.models.{b}.engines: shares {sorted(shared)} with model {a!r}, "
                 "so both must name the same engines (they are one pool)"
             )
+
+
+def _prices(settings: Settings) -> Iterator[str]:
+    for name, model in settings.models.items():
+        if model.price is None:
+            continue
+        for key in ("input_usd", "output_usd", "cached_input_usd"):
+            dollars = getattr(model.price, key)
+            try:
+                _ = None if dollars is None else nano_usd(dollars, "a price of")
+            except ValueError as error:
+                yield f"$.models.{name}.price.{key}: {error}"
 
 
 def _alike(engine: EngineSection) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 KeptShare = Annotated[float, Meta(ge=0, le=0.3)]
 Priority = Literal["critical", "interactive", "batch"]
+Usd = int | float | str
 VllmValue = str | int | float | bool | list[Any] | dict[str, Any]
 
 
@@ -80,6 +81,22 @@ class SchedulingSection(Section, frozen=True):
     comment_after_s: Seconds = 5.0
     grammar_bytes_max: Annotated[int, Meta(ge=256, le=1_048_576)] = 16_384
     regex_len_max: Annotated[int, Meta(ge=16, le=65_536)] = 1024
+
+
+class LedgerSection(Section, frozen=True):
+    """Where it is written down what every request used and cost."""
+
+    durability: Literal["process", "power"] = "process"
+    on_error: Literal["refuse", "spill"] = "refuse"
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 90
+
+
+class PriceSection(Section, frozen=True):
+    """What a model's tokens are sold for, in dollars per million."""
+
+    input_usd: Usd
+    output_usd: Usd
+    cached_input_usd: Usd | None = None
 
 
 class LimitsSection(Section, frozen=True):
@@ -162,6 +179,7 @@ class ModelSection(Section, frozen=True):
 
     engines: Annotated[list[Name], Meta(min_length=1)]
     lora: str = ""
+    price: PriceSection | None = None
     limits: LimitsSection = LimitsSection()
 
 
@@ -175,6 +193,7 @@ class Settings(Section, frozen=True):
     admin: AdminSection = AdminSection()
     scheduling: SchedulingSection = SchedulingSection()
     limits: LimitsSection = LimitsSection()
+    ledger: LedgerSection = LedgerSection()
     tenants: dict[Name, TenantSection] = {}
 
 

@@ -23,4 +23,4 @@ def test_twenty_rounds_of_start_and_kill_leave_nothing(root: Path, folder: State
             process.stdout.read()
 
     assert process.returncode == 0
-    assert [file.name for file in folder.root.iterdir()] == ["daemon.lock"]
+    assert sorted(file.name for file in folder.root.iterdir()) == ["daemon.lock", "ledger.sqlite3"]

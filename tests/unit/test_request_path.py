@@ -270,7 +270,7 @@ async def test_a_stream_that_breaks_inside_settles_as_our_fault(
         raise KeyError("internal detail")
 
     record = inside.recorder.open(Endpoint.CHAT)
-    stream = SettledStream(EventStream([], events()), record, inside.recorder.settle)
+    stream = SettledStream(EventStream([], events()), record, inside.path._settle)
     assert await anext(stream) == b"data: 1\n\n"
     with pytest.raises(KeyError):
         await anext(stream)

@@ -6,15 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infer_daemon.ledger.pricing import (
-    HOUR_NS,
-    USD_MAX,
-    Charge,
-    Price,
-    charge,
-    compute_nano_usd,
-    nano_usd,
-)
+from infer_daemon.domain.money import USD_MAX, nano_usd
+from infer_daemon.ledger.pricing import HOUR_NS, Charge, Price, charge, compute_nano_usd
 
 USD = 1_000_000_000
 TOKENS = st.integers(0, 10_000_000)

@@ -42,6 +42,9 @@ def below(field: msgspec.structs.FieldInfo, path: str) -> tuple[type[Section] | 
     kind, place = field.type, f"{path}.{field.name}"
     if get_origin(kind) is dict and is_section(get_args(kind)[1]):
         return get_args(kind)[1], f"{place}.*"
+    optional = [one for one in get_args(kind) if is_section(one)]
+    if optional:
+        return optional[0], place
     return (kind if is_section(kind) else None), place
 
 

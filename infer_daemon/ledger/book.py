@@ -1,0 +1,145 @@
+"""The book: every request that is admitted is a row, and its client has the end of its answer only
+when that row is settled and safe.
+
+The shell around the writer: it knows the event loop, which waits here for commits, and decides what
+becomes of new requests while nothing can be written down.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from infer_daemon.domain.errors import LedgerUnavailable
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.entries import opening_of, settlement_of
+from infer_daemon.ledger.pricing import Charge, Price, charge
+from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
+from infer_daemon.ledger.store import Health, Started
+from infer_daemon.ledger.writer import Writer
+from infer_daemon.settings.schema import LedgerSection
+
+log = structlog.get_logger()
+
+COMMIT_TIMEOUT_S = 10.0
+"""A client waits no longer for its row to be safe than that."""
+CLOSE_TIMEOUT_S = 10.0
+PRUNE_PAUSE_S = 0.05
+PRUNE_EVERY_S = 3600.0
+DAY_US = 86_400_000_000
+RETRY_AFTER_S = 5.0
+_FREE = Charge(0, 0, 0)
+
+
+class Book:
+    """Used from one event loop. You *must* `close` what you `start`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        section: LedgerSection,
+        prices: Mapping[str, Price],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_commit: Callable[[int, float], None],
+    ) -> None:
+        """
+        Args:
+            folder: the state folder, whose lock is held.
+            prices: model -> what its tokens are sold for; who is not in it is free.
+            on_commit: rows and seconds of each, told in the writer's thread.
+        """
+        self._section = section
+        self._prices = prices
+        self._loop = loop
+        self._open: set[str] = set()
+        self._writer = Writer(
+            folder,
+            durability=section.durability,
+            tell=loop.call_soon_threadsafe,
+            on_commit=on_commit,
+        )
+
+    async def start(self) -> Started:
+        """Open the ledger and take in what an earlier run left.
+
+        Raises:
+            LedgerProblem: it cannot be used; says why.
+        """
+        return await asyncio.to_thread(self._writer.start)
+
+    async def close(self) -> None:
+        """Write down everything that was handed over."""
+        await asyncio.to_thread(self._writer.close, CLOSE_TIMEOUT_S)
+
+    def change(self, prices: Mapping[str, Price]) -> None:
+        """Other prices from now on, also for requests that are running."""
+        self._prices = prices
+
+    @property
+    def health(self) -> Health:
+        """Whether rows reach the database."""
+        return self._writer.health
+
+    def open(self, record: RequestRecord) -> None:
+        """An admitted request begins. You *must* settle it.
+
+        Raises:
+            LedgerUnavailable: it could not be written down.
+        """
+        if self._section.on_error == "refuse" and self.health.state != "ok":
+            raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S)
+        age_us = round((record.clock() - record.accepted_s) * 1e6)
+        record.accepted_at_us = time.time_ns() // 1000 - age_us
+        try:
+            self._writer.opened(opening_of(record))
+        except LedgerFull as error:
+            raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S) from error
+        self._open.add(record.id)
+
+    def settle(self, record: RequestRecord) -> "asyncio.Future[None] | None":
+        """A request has ended. What is returned is done when its row is safe: `wait` for it before
+        the client has its end. None for one that was never opened."""
+        if record.id not in self._open:
+            return None
+        self._open.remove(record.id)
+        safe: asyncio.Future[None] = self._loop.create_future()
+
+        def done(problem: LedgerProblem | None) -> None:
+            if problem is not None:
+                log.error("ledger_refused", id=record.id, why=str(problem))
+            if not safe.done():
+                safe.set_result(None)
+
+        self._writer.settled(settlement_of(record, self._charge(record)), done)
+        return safe
+
+    async def wait(self, safe: "asyncio.Future[None]", record: RequestRecord) -> None:
+        """Wait until its row is safe; not for ever, and then the log says so."""
+        _, waiting = await asyncio.wait({safe}, timeout=COMMIT_TIMEOUT_S)
+        if waiting:
+            log.error("ledger_late", id=record.id, why=self.health.why, timeout_s=COMMIT_TIMEOUT_S)
+
+    def _charge(self, record: RequestRecord) -> Charge:
+        price = self._prices.get(record.model)
+        if price is None or record.granted_s is None:
+            return _FREE
+        return charge(
+            price,
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+        )
+
+    async def prune(self) -> None:
+        """Delete what is older than it is to be kept, a little at a time, for ever."""
+        while True:
+            older_than_us = time.time_ns() // 1000 - self._section.keep_days * DAY_US
+            pruned = 0
+            try:
+                pruned = await asyncio.wrap_future(self._writer.prune(older_than_us))
+            except LedgerProblem as error:
+                log.warning("ledger_not_pruned", why=str(error))
+            await asyncio.sleep(PRUNE_PAUSE_S if pruned else PRUNE_EVERY_S)

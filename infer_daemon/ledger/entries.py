@@ -1,0 +1,76 @@
+"""A request's record as the rows of the ledger. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from infer_daemon.domain.outcomes import Outcome
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.pricing import Charge
+from infer_daemon.ledger.rows import Opening, Settlement
+
+METADATA_BYTES_MAX = 4096
+"""OpenAI's own limits come to about 9 KiB; a ledger is no place to keep things in."""
+
+
+def opening_of(record: RequestRecord) -> Opening:
+    """What is known when it is admitted."""
+    return Opening(**_asked(record))
+
+
+def settlement_of(record: RequestRecord, charge: Charge) -> Settlement:
+    """All of it, when it is over."""
+    assert record.outcome is not None, "only what has ended is settled"
+    wasted = record.completion_tokens if record.outcome is Outcome.CANCELLED else 0
+    return Settlement(
+        **_asked(record),
+        outcome=record.outcome,
+        code=record.code,
+        engine=record.engine or None,
+        rendered_us=_us(record, record.rendered_s),
+        granted_us=_us(record, record.granted_s),
+        first_token_us=_us(record, record.first_token_s),
+        last_token_us=_us(record, record.last_token_s),
+        settled_us=_us(record, record.settled_s),
+        prompt_tokens=record.prompt_tokens if record.granted_s is not None else 0,
+        cached_tokens=record.cached_tokens,
+        completion_tokens=record.completion_tokens,
+        price_input_nano_usd=charge.input_nano_usd,
+        price_cached_nano_usd=charge.cached_nano_usd,
+        price_output_nano_usd=charge.output_nano_usd,
+        waste_disconnect_tokens=wasted,
+        truncated="x-infer-truncated" in record.told,
+        clamped="x-infer-clamped" in record.told,
+    )
+
+
+def metadata_text(body: Mapping[str, Any]) -> str | None:
+    """A request's `metadata`, as JSON text; None if it has none that could be kept."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or not metadata:
+        return None
+    text = msgspec.json.encode(metadata)
+    return text.decode() if len(text) <= METADATA_BYTES_MAX else None
+
+
+def _asked(record: RequestRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "tenant": record.tenant,
+        "model": record.model,
+        "accepted_at_us": record.accepted_at_us,
+        "tier": record.tier,
+        "endpoint": record.endpoint,
+        "deployment": record.deployment,
+        "client": record.client,
+        "stream": record.stream,
+        "metadata": record.metadata,
+        "authenticated_us": _us(record, record.authenticated_s),
+        "admitted_us": _us(record, record.admitted_s),
+        "routed_us": _us(record, record.routed_s),
+    }
+
+
+def _us(record: RequestRecord, time_s: float | None) -> int | None:
+    return None if time_s is None else round((time_s - record.accepted_s) * 1e6)

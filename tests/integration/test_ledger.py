@@ -1,0 +1,173 @@
+"""What the ledger has of a request when its client has the end of the answer."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from infer_daemon.ledger.problems import LedgerProblem
+from infer_daemon.settings.state_folder import StateFolder
+from tests.integration.conftest import Serve
+from tests.integration.running import SIM, Running, error_of, until
+
+PRICED = SIM + "[models.echo.price]\ninput_usd = 2.0\noutput_usd = 10.0\n"
+WORDS = {"model": "echo", "prompt": "one two three"}
+
+
+def rows(running: Running) -> list[dict[str, Any]]:
+    """All requests, in order, as anybody may read them beside the daemon."""
+    path = running.folder.root / "ledger.sqlite3"
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection.row_factory = sqlite3.Row
+    try:
+        found = connection.execute("select * from requests order by accepted_at_us").fetchall()
+        return [dict(row) for row in found]
+    finally:
+        connection.close()
+
+
+@contextmanager
+def locked(running: Running) -> Iterator[None]:
+    """Another program holds the database."""
+    connection = sqlite3.connect(running.folder.root / "ledger.sqlite3", isolation_level=None)
+    connection.execute("begin immediate")
+    try:
+        yield
+    finally:
+        connection.execute("rollback")
+        connection.close()
+
+
+async def test_who_has_the_end_of_an_answer_finds_its_row_settled_with_the_same_numbers(
+    serve: Serve,
+) -> None:
+    running = await serve(PRICED)
+    answer = await running.post(
+        "/v1/completions", {**WORDS, "metadata": {"job": "nightly"}, "max_tokens": 2}
+    )
+
+    (row,) = rows(running)
+    body = answer.json()
+    assert body["id"] == f"cmpl-{row['id']}"
+    assert (row["outcome"], row["tenant"], row["model"]) == ("ok", "acme", "echo")
+    assert row["prompt_tokens"] == body["usage"]["prompt_tokens"] == 3
+    assert row["completion_tokens"] == body["usage"]["completion_tokens"] == 2
+    assert (row["price_input_nano_usd"], row["price_output_nano_usd"]) == (6000, 20_000)
+    assert (row["engine"], row["client"]) == ("a", "127.0.0.1")
+    assert json.loads(row["metadata"]) == {"job": "nightly"}
+    stages = ("authenticated", "routed", "admitted", "rendered", "granted", "first_token")
+    times_us = [row[f"{stage}_us"] for stage in (*stages, "last_token", "settled")]
+    assert times_us == sorted(times_us)
+
+
+async def test_a_stream_is_settled_before_its_last_event(serve: Serve) -> None:
+    running = await serve(PRICED)
+    async with running.streaming(max_tokens=3) as events:
+        while await events.next() != "[DONE]":
+            pass
+        (row,) = rows(running)
+
+    assert (row["outcome"], row["completion_tokens"], row["stream"]) == ("ok", 3, 1)
+
+
+async def test_a_stream_that_is_left_is_charged_for_what_was_generated(serve: Serve) -> None:
+    running = await serve(PRICED)
+    async with running.streaming() as events:
+        await events.next()
+    await until(lambda: running.daemon.path.in_flight == 0)
+    await until(lambda: [row["outcome"] for row in rows(running)] == ["cancelled"])
+
+    (row,) = rows(running)
+    assert row["completion_tokens"] >= 1
+    assert row["waste_disconnect_tokens"] == row["completion_tokens"]
+    assert row["price_output_nano_usd"] == 10_000 * row["completion_tokens"]
+
+
+async def test_what_was_refused_after_it_was_admitted_costs_nothing(serve: Serve) -> None:
+    running = await serve(PRICED)
+    answer = await running.post("/v1/completions", {**WORDS, "n": 99})
+
+    assert answer.status_code == 400
+    (row,) = rows(running)
+    assert (row["outcome"], row["prompt_tokens"], row["price_input_nano_usd"]) == (
+        "client_error", 0, 0,
+    )  # fmt: skip
+
+
+async def test_many_at_once_are_all_there_once(serve: Serve) -> None:
+    running = await serve(PRICED)
+    answers = await asyncio.gather(
+        *(running.post("/v1/completions", {**WORDS, "max_tokens": 1 + n % 5}) for n in range(100))
+    )
+
+    used = {a.json()["id"].removeprefix("cmpl-"): a.json()["usage"] for a in answers}
+    assert {row["id"]: row["completion_tokens"] for row in rows(running)} == {
+        request_id: usage["completion_tokens"] for request_id, usage in used.items()
+    }
+
+
+async def test_while_nothing_can_be_written_new_requests_are_refused_and_none_is_lost(
+    serve: Serve,
+) -> None:
+    running = await serve(PRICED)
+    with locked(running):
+        assert (await running.post("/v1/completions", WORDS)).status_code == 200
+        refused = await running.post("/v1/completions", WORDS)
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "ledger_unavailable")
+        assert "Retry-After" in refused.headers
+    await until(lambda: running.daemon.book.health.state == "ok")
+
+    assert (await running.post("/v1/completions", WORDS)).status_code == 200
+    assert [row["outcome"] for row in rows(running)] == ["ok", "ok"]
+
+
+async def test_or_they_go_on_and_are_taken_in_when_it_is_back(serve: Serve) -> None:
+    running = await serve(PRICED + '[ledger]\non_error = "spill"\n')
+    with locked(running):
+        for _ in range(3):
+            assert (await running.post("/v1/completions", WORDS)).status_code == 200
+        assert running.daemon.book.health.state == "spilling"
+    await until(lambda: running.daemon.book.health.state == "ok")
+
+    assert [row["outcome"] for row in rows(running)] == ["ok", "ok", "ok"]
+
+
+async def test_requests_that_were_open_when_the_daemon_died_are_lost_and_free(
+    serve: Serve, folder: StateFolder
+) -> None:
+    folder.root.mkdir(parents=True, exist_ok=True)
+    running = await serve(PRICED)
+    await running.post("/v1/completions", WORDS)
+    connection = sqlite3.connect(folder.root / "ledger.sqlite3")
+    with connection:
+        connection.execute("update requests set outcome = 'open', settled_us = null")
+    connection.close()
+    await running.close()
+    again = Running(running.daemon.live._settings, folder)
+    await again.open(ready=True)
+
+    (row,) = rows(again)
+    assert row["outcome"] == "lost"
+    await again.close()
+
+
+async def test_a_ledger_of_a_newer_version_is_not_touched(
+    serve: Serve, folder: StateFolder
+) -> None:
+    folder.root.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(folder.root / "ledger.sqlite3")
+    connection.execute("pragma user_version = 99")
+    connection.close()
+
+    with pytest.raises(LedgerProblem, match="99"):
+        await serve(PRICED)
+
+
+async def test_the_state_says_whether_rows_can_be_written(serve: Serve) -> None:
+    running = await serve()
+
+    assert running.daemon.view.state()["ledger"]["state"] == "ok"  # type: ignore[index]
