@@ -190,11 +190,11 @@ class RequestPath:
                 param="model",
             )
         record.routed_s = record.clock()
-        record.deployment = f"{deployment.pool}:{deployment.lora}".rstrip(":")
-        record.client, record.metadata = ask.client, metadata_text(body.fields)
         self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
         record.admitted_s = record.clock()
         if self._book is not None:
+            record.deployment = f"{deployment.pool}:{deployment.lora}".rstrip(":")
+            record.client, record.metadata = ask.client, metadata_text(body.fields)
             self._book.open(record)
         call = Call(
             endpoint=ask.endpoint,

@@ -14,7 +14,7 @@ from infer_daemon.admission import asks
 from infer_daemon.admission.account import Account, changed
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
-from infer_daemon.admission.rates import Places
+from infer_daemon.admission.rates import LEARN, Places
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.ticket import Ticket
 from infer_daemon.domain.endpoints import WITHOUT_ENGINE, Endpoint
@@ -26,9 +26,6 @@ from infer_daemon.settings.schema import LimitsSection, Settings
 
 CAUTION = 1.2
 """An expected wait is a guess, and an early no is better than a late one."""
-LEARN = 0.1
-"""Weight of the newest in a mean."""
-
 TEXT_PER_TOKEN = 4
 """Characters, about."""
 COMPLETION_TOKENS = 16

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from infer_daemon.ledger.rows import HOUR_US, LOST, Opening, Row, Settlement
+from infer_daemon.ledger.periods import HOUR_US
+from infer_daemon.ledger.rows import LOST, Opening, Row, Settlement
 
 _ERRORS = {"engine_error", "internal_error", LOST}
 

@@ -15,6 +15,7 @@ import structlog
 from infer_daemon.domain.errors import LedgerUnavailable
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.entries import opening_of, settlement_of
+from infer_daemon.ledger.periods import DAY_US
 from infer_daemon.ledger.pricing import Charge, Price, charge
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
 from infer_daemon.ledger.store import Health, Started
@@ -28,7 +29,6 @@ COMMIT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 PRUNE_PAUSE_S = 0.05
 PRUNE_EVERY_S = 3600.0
-DAY_US = 86_400_000_000
 RETRY_AFTER_S = 5.0
 _FREE = Charge(0, 0, 0)
 

@@ -8,7 +8,6 @@ JSON, so a field may be added with a default but never renamed.
 
 import msgspec
 
-HOUR_US = 3_600_000_000
 OPEN, LOST = "open", "lost"
 """Outcomes that only the ledger knows: not settled yet, and never, because the daemon died."""
 

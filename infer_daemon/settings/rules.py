@@ -110,7 +110,8 @@ def _prices(settings: Settings) -> Iterator[str]:
         for key in ("input_usd", "output_usd", "cached_input_usd"):
             dollars = getattr(model.price, key)
             try:
-                _ = None if dollars is None else nano_usd(dollars, "a price of")
+                if dollars is not None:
+                    nano_usd(dollars, "a price of")
             except ValueError as error:
                 yield f"$.models.{name}.price.{key}: {error}"
 

@@ -8,7 +8,8 @@ loop that may be busy for milliseconds. So a batch is few statements of many row
 import sqlite3
 from collections.abc import Sequence
 
-from infer_daemon.ledger.rows import HOUR_US, LOST, OPEN, OPENING_COLUMNS, SETTLEMENT_COLUMNS
+from infer_daemon.ledger.periods import HOUR_US
+from infer_daemon.ledger.rows import LOST, OPEN, OPENING_COLUMNS, SETTLEMENT_COLUMNS
 from infer_daemon.ledger.sql.schema import HOUR_COUNTS
 
 _SHAPES = (64, 16, 4, 1)

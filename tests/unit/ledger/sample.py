@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from infer_daemon.ledger.rows import HOUR_US, Opening, Settlement
+from infer_daemon.ledger.periods import DAY_US, HOUR_US
+from infer_daemon.ledger.rows import Opening, Settlement
 
-DAY_US = 24 * HOUR_US
 NOON_US = 20_000 * DAY_US + 12 * HOUR_US
 """Of some day."""
 

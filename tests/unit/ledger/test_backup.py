@@ -1,6 +1,5 @@
 """A backup is the ledger at one moment, whatever is written meanwhile."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,22 +8,16 @@ from infer_daemon.ledger.batch import batch_of
 from infer_daemon.ledger.problems import LedgerProblem
 from infer_daemon.ledger.sql import backup as backups
 from infer_daemon.ledger.sql.backup import backup
-from infer_daemon.ledger.sql.database import WriterDatabase, open_database
+from infer_daemon.ledger.sql.database import WriterDatabase
 from infer_daemon.ledger.writer import Writer
 from tests.unit.ledger.sample import assert_sums, opening, outcomes, settlement
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite3"
-
-
-@pytest.fixture
-def database(path: Path) -> Iterator[WriterDatabase]:
-    database = open_database(path, "process")
+def database(database: WriterDatabase) -> WriterDatabase:
+    """One request has settled and one is open."""
     database.write(batch_of([settlement("a"), opening("b")]))
-    yield database
-    database.close()
+    return database
 
 
 def test_a_backup_is_a_ledger(database: WriterDatabase, path: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a batch of rows comes to."""
 
 from infer_daemon.ledger.batch import batch_of, hours, spend
-from infer_daemon.ledger.rows import HOUR_US
+from infer_daemon.ledger.periods import HOUR_US
 from tests.unit.ledger.sample import NOON_US, opening, settlement
 
 

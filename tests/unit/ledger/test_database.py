@@ -1,31 +1,19 @@
 """The database by itself: what it takes, and what it is made of."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infer_daemon import __version__
 from infer_daemon.ledger.batch import batch_of
+from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.problems import LedgerProblem
-from infer_daemon.ledger.rows import HOUR_US, OPENING_COLUMNS, SETTLEMENT_COLUMNS, Row
+from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Row
 from infer_daemon.ledger.sql.database import WriterDatabase, open_database
 from infer_daemon.ledger.sql.schema import MIGRATIONS, VERSION
 from infer_daemon.ledger.sql.views import VIEWS
 from tests.unit.ledger.sample import NOON_US, ask, assert_sums, opening, outcomes, settlement
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite3"
-
-
-@pytest.fixture
-def database(path: Path) -> Iterator[WriterDatabase]:
-    database = open_database(path, "process")
-    yield database
-    database.close()
 
 
 def write(database: WriterDatabase, *rows: Row) -> set[str]:

@@ -9,8 +9,9 @@ from threading import Event
 
 import pytest
 
+from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
-from infer_daemon.ledger.rows import HOUR_US, Settlement
+from infer_daemon.ledger.rows import Settlement
 from infer_daemon.ledger.writer import Writer
 from tests.unit.ledger.sample import NOON_US, ask, assert_sums, opening, outcomes, settlement
 
