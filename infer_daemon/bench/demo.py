@@ -40,7 +40,7 @@ _VLLM: dict[str, Any] = {
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     },
 }
-_WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 512}
+_WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 128}
 """As in `config/demo.toml`."""
 _SIM: dict[str, Any] = {"kind": "sim", "model": "echo", "sim": {"step_ms": 2.0}}
 

@@ -71,6 +71,9 @@ class WindowLimits:
     seqs: int
     kv_tokens: int = 1 << 60
     """Tokens of prompts and outputs that its KV cache may hold; pooling engines need none."""
+    prompt_step_tokens: int = 1 << 60
+    """The most that one step reads of one prompt: what a longer one has beyond that is in nobody's
+    way, and does not count as prefill tokens."""
     prefill_tokens: int = 1 << 60
     """Prompt tokens whose request has no output yet: what stands in the way of everybody's next
     token."""

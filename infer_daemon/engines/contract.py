@@ -131,6 +131,8 @@ class EngineFacts:
     """Tokens of one block of it."""
     step_tokens: int | None = None
     """The most tokens that it works on in one step; None if it does not say."""
+    prompt_step_tokens: int | None = None
+    """The most that it reads of one prompt in one step; None for as much as the step takes."""
     loras: frozenset[str] = frozenset()
     """Public names of the adapters that are loaded."""
     lora_errors: Mapping[str, str] = field(default_factory=dict)

@@ -113,6 +113,7 @@ def window_limits(facts: EngineFacts, section: WindowSection) -> WindowLimits:
     return WindowLimits(
         seqs=seqs,
         kv_tokens=max(1, kv_tokens),
+        prompt_step_tokens=facts.prompt_step_tokens or NO_LIMIT,
         prefill_tokens=section.prefill_tokens or step_tokens,
         kv_block_tokens=facts.kv_block_tokens,
     )

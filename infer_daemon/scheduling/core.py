@@ -202,7 +202,7 @@ class Core(State):
             if window.takes(job, waiting.output_tokens, level):
                 other.passed_by += 1
         self._leave_line(job.id)
-        need = need_of(job, waiting.output_tokens, window.limits.kv_block_tokens)
+        need = need_of(job, waiting.output_tokens, window.limits)
         window.enter(need)
         self.inside[job.tenant] = self.inside.get(job.tenant, 0) + 1
         paid: float | None = None
@@ -240,8 +240,8 @@ class Core(State):
         longest = -(-running.generated // job.seqs)
         running.output_tokens = max(longest, min(job.output_tokens_max, 2 * longest))
         window = self.windows.get(running.engine)
-        block = window.limits.kv_block_tokens if window is not None else 1
-        need = need_of(job, running.output_tokens, block)
+        limits = window.limits if window is not None else WindowLimits(seqs=1)
+        need = need_of(job, running.output_tokens, limits)
         more = need.kv_tokens - running.need.kv_tokens
         running.need.kv_tokens += more
         if window is not None:

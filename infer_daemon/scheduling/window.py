@@ -34,10 +34,10 @@ class Need:
     prefill_tokens: int
 
 
-def need_of(job: Job, output_tokens: int, kv_block_tokens: int) -> Need:
+def need_of(job: Job, output_tokens: int, limits: WindowLimits) -> Need:
     """What a job is expected to take that generates `output_tokens` per sequence."""
-    kv_tokens = _kv_tokens(job, output_tokens, kv_block_tokens)
-    return Need(job.seqs, kv_tokens, job.prompt_tokens or 1)
+    kv_tokens = _kv_tokens(job, output_tokens, limits.kv_block_tokens)
+    return Need(job.seqs, kv_tokens, min(job.prompt_tokens or 1, limits.prompt_step_tokens))
 
 
 def _kv_tokens(job: Job, output_tokens: int, kv_block_tokens: int) -> int:
@@ -79,7 +79,7 @@ class Window:
         # In the order of what they cost: this is asked for whoever waits, again and again.
         if self.seqs and self.seqs + job.seqs > seqs:
             return False
-        prompt_tokens = job.prompt_tokens or 1
+        prompt_tokens = min(job.prompt_tokens or 1, self.limits.prompt_step_tokens)
         if self.prefill_tokens and self.prefill_tokens + prompt_tokens > prefill_tokens:
             return False
         needed = _kv_tokens(job, output_tokens, self.limits.kv_block_tokens)

@@ -35,12 +35,13 @@ class Case:
     engine: EngineName | None = None
     generated: int = 0
     kv_tokens: int = 0
+    prefill_tokens: int = 0
+    """In an engine, until it has generated something."""
     paid: float | None = None
 
-    @property
-    def prefill_tokens(self) -> int:
-        """In an engine, until it has generated something."""
-        return 0 if self.generated else max(1, self.job.prompt_tokens)
+    def prefill_with(self, limits: WindowLimits) -> int:
+        """A long prompt is in the way with what one step reads of it."""
+        return min(max(1, self.job.prompt_tokens), limits.prompt_step_tokens)
 
     def kv_with(self, block: int) -> int:
         """With whole blocks for each sequence."""
@@ -92,6 +93,7 @@ class Judge:
         if case is not None:
             self._charge(case.job, self.policy.output_weight * count)
             case.generated += count
+            case.prefill_tokens = 0
             if case.generated > case.expected * case.job.seqs:
                 longest = math.ceil(case.generated / case.job.seqs)
                 case.expected = max(longest, min(case.job.output_tokens_max, 2 * longest))
@@ -191,7 +193,7 @@ class Judge:
             ORDINARY: policy.kept_for_critical + policy.kept_for_newcomers,
             BATCH: policy.kept_for_critical + policy.kept_for_newcomers + policy.kept_from_batch,
         }[level]
-        needs = (case.job.seqs, case.kv_with(limits.kv_block_tokens), case.prefill_tokens)
+        needs = (case.job.seqs, case.kv_with(limits.kv_block_tokens), case.prefill_with(limits))
         bounds = (limits.seqs, limits.kv_tokens, limits.prefill_tokens)
         return case.job.seqs <= limits.seqs and all(
             not has or has + need <= bound - int(bound * kept)
@@ -266,6 +268,7 @@ class Judge:
             other.passed_by += self.fits(case, engine, self.level(other.job))
         self._leave_line(case.job.id)
         case.engine, case.kv_tokens = engine, case.kv_with(self.engines[engine].kv_block_tokens)
+        case.prefill_tokens = case.prefill_with(self.engines[engine])
         self.running[case.job.id] = case
         others_wait = any(other.job.tier is not Tier.BATCH for other in self.waiting.values())
         if case.job.tier is Tier.BATCH and others_wait:

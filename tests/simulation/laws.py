@@ -76,7 +76,7 @@ class Laws:
             more = case.kv_with(limits.kv_block_tokens)
             assert kv_tokens + more <= limits.kv_tokens, f"{engine} has too many KV tokens"
         if prefill_tokens:
-            more = case.prefill_tokens
+            more = case.prefill_with(limits)
             assert prefill_tokens + more <= limits.prefill_tokens, f"{engine} prefills too much"
 
     def began(self, tier: Tier, tenant: str) -> None:

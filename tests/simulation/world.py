@@ -71,6 +71,7 @@ class World:
             kv_tokens=chance.choice([UNBOUNDED, 200, 800]) * self.scale,
             prefill_tokens=chance.choice([UNBOUNDED, 60, 300]) * self.scale,
             kv_block_tokens=chance.choice([1, 16]),
+            prompt_step_tokens=chance.choice([UNBOUNDED, UNBOUNDED, 30]) * self.scale,
         )
 
     def _some_engine(self, name: str) -> SimEngine:

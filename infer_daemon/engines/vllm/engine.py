@@ -120,6 +120,8 @@ class VllmEngine:
             kv_tokens=_kv_tokens(llm, tasks),
             kv_block_tokens=llm.vllm_config.cache_config.block_size or 1,
             step_tokens=llm.vllm_config.scheduler_config.max_num_batched_tokens,
+            prompt_step_tokens=llm.vllm_config.scheduler_config.long_prefill_token_threshold
+            or None,
             loras=self._loras,
             lora_errors=lora_errors,
         )

@@ -78,9 +78,9 @@ def test_a_long_prompt_enters_beside_those_who_have_theirs_behind_them(job: Make
 def test_sequences_take_whole_blocks(job: MakeJob) -> None:
     of = job("j", seqs=3, prompt_tokens=10, output_tokens_max=7)
 
-    assert need_of(of, 7, 1) == Need(3, 3 * 17, 10)
-    assert need_of(of, 6, 16) == Need(3, 3 * 16, 10)
-    assert need_of(of, 7, 16) == Need(3, 3 * 32, 10)
+    assert need_of(of, 7, WindowLimits(seqs=9)) == Need(3, 3 * 17, 10)
+    assert need_of(of, 6, WindowLimits(seqs=9, kv_block_tokens=16)) == Need(3, 3 * 16, 10)
+    assert need_of(of, 7, WindowLimits(seqs=9, kv_block_tokens=16)) == Need(3, 3 * 32, 10)
 
 
 def test_whether_a_job_fits_is_asked_of_what_it_would_take(job: MakeJob) -> None:
@@ -93,7 +93,17 @@ def test_whether_a_job_fits_is_asked_of_what_it_would_take(job: MakeJob) -> None
 
 
 def test_an_empty_prompt_is_one_token(job: MakeJob) -> None:
-    assert need_of(job("empty", prompt_tokens=0), 0, 1) == Need(1, 1, 1)
+    assert need_of(job("empty", prompt_tokens=0), 0, WindowLimits(seqs=1)) == Need(1, 1, 1)
+
+
+def test_a_long_prompt_is_in_the_way_with_what_a_step_reads_of_it(job: MakeJob) -> None:
+    of = window(prefill_tokens=100, prompt_step_tokens=64)
+    need = need_of(job("long", prompt_tokens=400), 1, of.limits)
+    of.enter(need)
+
+    assert need == Need(1, 401, 64)
+    assert takes(of, job("short", prompt_tokens=30), Level.NEWCOMER)
+    assert not takes(of, job("long too", prompt_tokens=400), Level.CRITICAL)
 
 
 def test_who_leaves_gives_back_what_it_took() -> None:
