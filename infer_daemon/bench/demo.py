@@ -17,7 +17,7 @@ from infer_daemon.tenancy.registry import key_hash
 ENGINE = "demo"
 SEQS_MAX = 64
 """That the engine itself could hold."""
-WINDOW_SEQS = 16
+WINDOW_SEQS = 20
 """That it is given at once, as in `config/demo.toml`."""
 WIDE_OPEN = {"seqs": SEQS_MAX, "prefill_tokens": 1_000_000, "kv_share": 1.0}
 NOTHING_KEPT = {"kept_for_critical": 0.0, "kept_for_newcomers": 0.0, "kept_from_batch": 0.0}
@@ -31,7 +31,7 @@ _VLLM: dict[str, Any] = {
         "max_model_len": 2048,
         "dtype": "float32",
         "max_num_batched_tokens": 128,
-        "long_prefill_token_threshold": 64,
+        "long_prefill_token_threshold": 32,
         "enforce_eager": True,
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
@@ -40,8 +40,9 @@ _VLLM: dict[str, Any] = {
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     },
 }
-_WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 128}
-"""As in `config/demo.toml`."""
+_WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 144}
+_SCHEDULING = {"kept_for_newcomers": 0.3}
+"""As in `config/demo.toml`, both."""
 _SIM: dict[str, Any] = {"kind": "sim", "model": "echo", "sim": {"step_ms": 2.0}}
 
 
@@ -72,7 +73,7 @@ def write(folder: Path, name: str, kind: Kind, plan: Plan) -> Demo:
     engine["window"] = WIDE_OPEN if plan.is_wide_open else _WINDOW
     tables = {
         "daemon": {"engine_log_level": "error", "log_format": "json", "drain_timeout_s": 5.0},
-        "scheduling": NOTHING_KEPT if plan.is_wide_open else {},
+        "scheduling": NOTHING_KEPT if plan.is_wide_open else _SCHEDULING,
         "engines": {ENGINE: engine},
         "models": {MODEL: {"engines": [ENGINE]}},
         "tenants": {
