@@ -7,7 +7,6 @@ import pytest
 
 from infer_daemon.bench import demo, prompts
 from infer_daemon.settings.load import load
-from infer_daemon.settings.schema import SchedulingSection
 from infer_daemon.tenancy.registry import key_hash
 
 
@@ -28,9 +27,10 @@ def test_a_benchs_configuration_is_valid(kind: demo.Kind, tmp_path: Path) -> Non
 
 def test_a_window_is_as_it_ships_unless_it_is_to_be_open(root: Path, tmp_path: Path) -> None:
     settings = load(demo.write(tmp_path, "x", "sim", demo.Plan(tenants={})).config)
+    shipped = load(root / "config/demo.toml")
 
-    assert settings.engines["demo"].window == load(root / "config/demo.toml").engines["demo"].window
-    assert settings.scheduling == SchedulingSection()
+    assert settings.engines["demo"].window == shipped.engines["demo"].window
+    assert settings.scheduling == shipped.scheduling
 
 
 def test_the_engine_is_the_demos(root: Path, tmp_path: Path) -> None:
