@@ -41,7 +41,7 @@ _VLLM: dict[str, Any] = {
     },
 }
 _WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 144}
-_SCHEDULING = {"kept_for_newcomers": 0.3}
+_SCHEDULING = {"kept_for_newcomers": 0.3, "kept_from_batch": 0.25}
 """As in `config/demo.toml`, both."""
 _SIM: dict[str, Any] = {"kind": "sim", "model": "echo", "sim": {"step_ms": 2.0}}
 
