@@ -35,8 +35,9 @@ COMPLETION_TOKENS = 16
 class Outlook(Protocol):
     """What is asked of a scheduler; see `scheduling.scheduler.Scheduler`."""
 
-    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
-        """How long a request of that tenant and class would wait if it came now."""
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
+        """How long a request of that tenant and class would wait if it came now and were due then,
+        by the clock of the records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +222,8 @@ class Admission:
         record.told["x-infer-priority"] = record.tier.value
 
     def _refuse_late(self, record: RequestRecord, ticket: Ticket, now_s: float) -> None:
-        wait_s = self._outlooks[ticket.pool].expected_wait_s(record.tenant, record.tier)
+        outlook = self._outlooks[ticket.pool]
+        wait_s = outlook.expected_wait_s(record.tenant, record.tier, record.due_s)
         # Whoever need not wait is let in however long others took: only so is that ever unlearned.
         begun_s = CAUTION * wait_s + self._begin_s[ticket.pool] if wait_s else 0.0
         if now_s + begun_s > record.deadline_s:

@@ -268,7 +268,7 @@ class Core(State):
         job = waiting.job
         self.backlog[job.tier] -= waiting.service
         line = self.lines[job.tier, job.tenant]
-        line.leave(job_id)
+        line.leave(waiting)
         if not line:
             self.fairness[job.tier].end(job.tenant)
             if not self.fairness[job.tier].waiting:

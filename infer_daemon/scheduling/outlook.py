@@ -1,6 +1,7 @@
 """What somebody who waits, or would, has to expect. Pure; reads the state and changes nothing."""
 
 from dataclasses import dataclass
+from math import inf
 
 from infer_daemon.domain.jobs import JobId, Tier
 from infer_daemon.scheduling.state import Running, State
@@ -23,12 +24,13 @@ class Outlook:
         self._state = state
         self._left: list[float] | None = None
 
-    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
-        """How long a job of that tenant and class would wait if it came now."""
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
+        """How long a job of that tenant and class would wait if it came now and were due then: of
+        its tenant's own work, what is due earlier goes before it."""
         state = self._state
         line = state.lines.get((tier, tenant))
         if line:
-            return self._wait_s(tenant, tier, line.service)
+            return self._wait_s(tenant, tier, line.service_before(due_s))
         level = state.level(tier, tenant)
         if any(window.open_from <= level for window in state.windows.values()):
             return 0.0
@@ -46,14 +48,19 @@ class Outlook:
         return Prospect(position, self._wait_s(job.tenant, job.tier, before))
 
     def _wait_s(self, tenant: str, tier: Tier, before: float) -> float:
-        """Whatever is in the classes above, and what goes before it in its own."""
+        """Whatever is in the classes above, and what goes before it in its own. Batch work waits
+        for the classes above no longer than until its minimum share has reached it."""
         state = self._state
         per_s = state.pace.service_per_s
         if not per_s:
             return 0.0
         above = sum(state.backlog[of] for of in Tier if of.rank < tier.rank)
         beside = before + self._others_before(tenant, tier, before)
-        return self._until_place(above + min(state.backlog[tier], beside)) / per_s
+        beside = min(state.backlog[tier], beside)
+        if tier is Tier.BATCH:
+            share_min = state.policy.batch_share_min
+            above = min(above, state.batch_share.others_before(beside, share_min))
+        return self._until_place(above + beside) / per_s
 
     def _others_before(self, tenant: str, tier: Tier, before: float) -> float:
         """Service that the other tenants of a class get until one of them has had `before` more:
@@ -119,7 +126,8 @@ def snapshot(state: State) -> dict[str, object]:
 
 
 def _tenants(state: State, tier: Tier, outlook: Outlook) -> dict[str, dict[str, object]]:
-    """Whoever ever used this class: how many wait and run, the counter, one more's wait."""
+    """Whoever ever used this class: how many wait and run, the counter, the wait of one
+    more that is due last."""
     running: dict[str, int] = {}
     for job in (running.job for running in state.running.values() if running.job.tier is tier):
         running[job.tenant] = running.get(job.tenant, 0) + 1
@@ -128,7 +136,7 @@ def _tenants(state: State, tier: Tier, outlook: Outlook) -> dict[str, dict[str, 
             "waiting": len(state.lines.get((tier, tenant), ())),
             "running": running.get(tenant, 0),
             "counter": round(counter, 1),
-            "expected_wait_s": round(outlook.expected_wait_s(tenant, tier), 2),
+            "expected_wait_s": round(outlook.expected_wait_s(tenant, tier, inf), 2),
         }
         for tenant, counter in state.fairness[tier].counters.items()
     }

@@ -1,6 +1,7 @@
 """The asyncio shell around the core: owns the waiters and the one timer of a pool."""
 
 import asyncio
+from math import inf
 
 from infer_daemon.domain.errors import (
     DaemonError,
@@ -79,9 +80,9 @@ class Scheduler:
         """Another policy from now on, for those too who wait already."""
         self._act(self._core.change(policy, asyncio.get_running_loop().time()))
 
-    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
-        """How long a job of that tenant and class would wait if it came now."""
-        return Outlook(self._core).expected_wait_s(tenant, tier)
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
+        """How long a job of that tenant and class would wait if it came now and were due then."""
+        return Outlook(self._core).expected_wait_s(tenant, tier, due_s)
 
     def prospect(self, job_id: JobId) -> Prospect | None:
         """Place and expected wait of a waiting job; None for any other."""
@@ -117,7 +118,7 @@ class Scheduler:
                     waiter.set_result(engine)
                 case Evict(reason=reason):
                     # As long as whoever comes now would wait: sooner would be in vain again.
-                    wait_s = self.expected_wait_s(job.tenant, job.tier)
+                    wait_s = self.expected_wait_s(job.tenant, job.tier, inf)
                     waiter.set_exception(_eviction(reason, wait_s))
                 case Reject(reason=reason):
                     waiter.set_exception(_rejection(reason))

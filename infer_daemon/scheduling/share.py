@@ -1,5 +1,7 @@
 """Batch's minimum share: how much service batch work is owed while others go first. Pure."""
 
+from math import inf
+
 from infer_daemon.scheduling.window import Level
 
 CREDIT_MAX = 16_384.0
@@ -34,6 +36,12 @@ class MinimumShare:
     def settle(self, paid: float, service: float, share_min: float) -> None:
         """A batch job has ended and did cost that."""
         self._add(paid - service * (1 - share_min))
+
+    def others_before(self, service: float, share_min: float) -> float:
+        """Service that others get at most until so much batch work has gone in and one more job of
+        it is owed a turn; infinite where there is no share."""
+        behind = max(0.0, service * (1 - share_min) - self._credit)
+        return behind / share_min if share_min else inf
 
     def _add(self, service: float) -> None:
         credit = self._credit = min(CREDIT_MAX, max(-CREDIT_MAX, self._credit + service))

@@ -285,17 +285,39 @@ async def test_a_tenant_may_use_its_models_and_is_told_which(settings_of: MakeSe
 async def test_a_wait_that_would_be_too_long_is_refused_at_once(settings_of: MakeSettings) -> None:
     async with Inside(settings_of(ENGINE)).running() as inside:
         loop = asyncio.get_running_loop()
-        crowd = [asyncio.create_task(outcome(inside, max_tokens=200)) for _ in range(400)]
-        await asyncio.sleep(20)
+        crowd = await a_crowd_for_90_s(inside)
         begun_s = loop.time()
         with pytest.raises(WouldWaitTooLong) as caught:
-            await inside.ask(prompt="a", head={"deadline_ms": "500"}, key="sk-acme")
+            await inside.ask(prompt="a", head={"deadline_ms": "45000"})
         assert loop.time() == begun_s
         assert caught.value.retry_after_s is not None
         assert caught.value.retry_after_s > 1
         for task in crowd:
             task.cancel()
         await asyncio.wait(crowd)
+
+
+async def test_who_is_due_before_its_tenants_other_work_waits_for_none_of_it(
+    settings_of: MakeSettings,
+) -> None:
+    async with Inside(settings_of(ENGINE)).running() as inside:
+        loop = asyncio.get_running_loop()
+        crowd = await a_crowd_for_90_s(inside)
+        begun_s = loop.time()
+        await inside.ask(prompt="a", head={"deadline_ms": "4000"})
+        assert loop.time() < begun_s + 4
+        for task in crowd:
+            task.cancel()
+        await asyncio.wait(crowd)
+
+
+async def a_crowd_for_90_s(inside: Inside) -> list[asyncio.Task[str]]:
+    """Of one tenant, due in 40 s: in the first second, when nothing is known of the pace, all are
+    let in."""
+    head = {"deadline_ms": "60000"}
+    crowd = [asyncio.create_task(outcome(inside, max_tokens=200, head=head)) for _ in range(400)]
+    await asyncio.sleep(20)
+    return crowd
 
 
 async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(

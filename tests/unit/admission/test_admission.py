@@ -30,7 +30,7 @@ class Desk:
         )
         self._numbers = itertools.count()
 
-    def expected_wait_s(self, tenant: str, tier: Tier) -> float:
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
         """See `admission.Outlook`."""
         return self.wait_s
 

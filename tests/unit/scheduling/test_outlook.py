@@ -1,5 +1,7 @@
 """What somebody who waits has to expect."""
 
+from math import inf
+
 import pytest
 
 from infer_daemon.domain.jobs import JobId, Tier, WindowLimits
@@ -12,8 +14,8 @@ from tests.unit.scheduling.events import A, finish, open_engine
 INTERACTIVE = Tier.INTERACTIVE
 
 
-def expected_wait_s(core: Core, tenant: str, tier: Tier) -> float:
-    return Outlook(core).expected_wait_s(tenant, tier)
+def expected_wait_s(core: Core, tenant: str, tier: Tier, due_s: float = inf) -> float:
+    return Outlook(core).expected_wait_s(tenant, tier, due_s)
 
 
 @pytest.fixture
@@ -48,6 +50,18 @@ def test_nothing_is_foretold_while_the_pace_is_unknown(job: MakeJob) -> None:
 
 def test_a_tenant_waits_for_its_own_work(core: Core) -> None:
     assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(10, rel=0.02)
+
+
+def test_who_is_due_earlier_waits_for_none_of_its_tenants_later_work(
+    core: Core, job: MakeJob
+) -> None:
+    assert expected_wait_s(core, "a", INTERACTIVE, due_s=-1.0) == pytest.approx(0, abs=0.1)
+    for n in range(5):
+        core.submit(job(f"late{n}", tenant="a", prompt_tokens=98, due_s=50.0), 0)
+
+    assert expected_wait_s(core, "a", INTERACTIVE, due_s=0.0) == pytest.approx(10, rel=0.02)
+    assert expected_wait_s(core, "a", INTERACTIVE, due_s=49.0) == pytest.approx(10, rel=0.02)
+    assert expected_wait_s(core, "a", INTERACTIVE, due_s=50.0) == pytest.approx(15, rel=0.02)
 
 
 def test_another_tenant_waits_for_one_job_of_it_and_not_for_all(core: Core) -> None:
@@ -102,6 +116,20 @@ def test_a_larger_weight_waits_for_less_of_what_others_do(core: Core, job: MakeJ
 def test_a_lower_class_waits_for_the_classes_above(core: Core) -> None:
     assert expected_wait_s(core, "b", Tier.BATCH) == pytest.approx(10, rel=0.02)
     assert expected_wait_s(core, "b", Tier.CRITICAL) == 0
+
+
+@pytest.mark.parametrize(("batch_jobs", "wait_s"), [(0, 0), (1, 2), (3, 6), (6, 12), (20, 30)])
+def test_batch_work_waits_for_the_classes_above_until_its_share_reaches_it(
+    core: Core, job: MakeJob, batch_jobs: int, wait_s: float
+) -> None:
+    """Half of the service is its own while ten seconds of interactive work wait."""
+    core.change(Policy(queue_len_max=99, batch_share_min=0.5), 0)
+    for n in range(batch_jobs):
+        core.submit(job(f"b{n}", tenant="b", tier=Tier.BATCH, prompt_tokens=98), 0)
+
+    found_s = expected_wait_s(core, "b", Tier.BATCH)
+
+    assert found_s == pytest.approx(wait_s, rel=0.02, abs=0.1)
 
 
 def test_who_may_go_further_into_a_window_finds_room_where_others_wait(job: MakeJob) -> None:

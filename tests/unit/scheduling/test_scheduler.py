@@ -1,6 +1,7 @@
 """The shell around the core: waiters and the timer, on virtual time."""
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -179,7 +180,7 @@ async def test_who_waits_is_told_its_place_and_who_would_how_long(
     second = scheduler.prospect(JobId("j3"))
     assert second is not None
     assert (second.position, round(second.wait_s)) == (2, 10)
-    assert round(scheduler.expected_wait_s("acme", Tier.INTERACTIVE)) == 20
+    assert round(scheduler.expected_wait_s("acme", Tier.INTERACTIVE, math.inf)) == 20
     assert scheduler.snapshot()["waiting"] == 2
     for task in tasks:
         task.cancel()

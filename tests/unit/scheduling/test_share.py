@@ -1,5 +1,7 @@
 """What batch work is owed."""
 
+from math import inf
+
 import pytest
 
 from infer_daemon.scheduling.share import CREDIT_MAX, MinimumShare
@@ -61,3 +63,12 @@ def test_neither_side_saves_up_without_end(share: MinimumShare) -> None:
     share.others_served(1e9, 0.5)
     share.take(2 * CREDIT_MAX, 0.5)
     assert not share.is_owed
+
+
+def test_others_go_before_batch_work_until_it_is_owed_again(share: MinimumShare) -> None:
+    assert share.others_before(100.0, 0.1) == pytest.approx(900.0)
+    share.others_served(900.0, 0.1)
+    assert share.others_before(100.0, 0.1) == pytest.approx(0.0)
+    assert share.others_before(200.0, 0.1) == pytest.approx(900.0)
+    assert share.others_before(50.0, 0.1) == 0.0
+    assert share.others_before(100.0, 0.0) == inf
