@@ -22,8 +22,11 @@ from infer_daemon.scheduling.decisions import (
 )
 from infer_daemon.scheduling.line import Line, Waiting
 from infer_daemon.scheduling.policy import Policy
-from infer_daemon.scheduling.state import BATCH, PASSES_MAX, Running, State
+from infer_daemon.scheduling.state import BATCH, CRITICAL, PASSES_MAX, Running, State
 from infer_daemon.scheduling.window import LEVELS, Level, Window, need_of
+
+# By a name of this module: see `state`.
+_CRITICAL = Level.CRITICAL
 
 
 class Core(State):
@@ -39,8 +42,11 @@ class Core(State):
             return [Reject(job.id, RejectReason.NEVER_FITS)]
         if self.is_full(job.tenant):
             return [Reject(job.id, RejectReason.QUEUE_FULL)]
-        waiting = self._join_line(job)
-        if self.lines[job.tier, job.tenant].first is not waiting:
+        line = self.lines.get((job.tier, job.tenant))
+        if line is None:
+            line = self.lines[job.tier, job.tenant] = Line()
+        waiting = self._join(line, job)
+        if line.first is not waiting:
             return []  # whose turn it is concerns the first of each line only
         if not self.is_room_kept and not self.fits(waiting):
             return []  # it changes nothing for anybody else
@@ -51,10 +57,10 @@ class Core(State):
         running = self.running.get(job_id)
         if running is None:
             return []
-        job, fairness = running.job, self.fairness[running.job.tier]
         if not running.generated:
             self._count(running, count, self._first_token(running), now_s)
             return self._fill(now_s)
+        job, fairness = running.job, self.fairness[running.job.tier]
         batch_was = self.batch_share.level
         was_first = job.tenant in fairness.waiting and fairness.first == job.tenant
         self._count(running, count, 0.0, now_s)
@@ -67,29 +73,24 @@ class Core(State):
     def finish(self, job_id: JobId, now_s: float) -> list[Decision]:
         """A running job has ended by itself. Unknown ids are fine."""
         running = self.running.get(job_id)
-        if running is not None and running.job.output_tokens_max:
-            job = running.job
+        if running is None:
+            return self.cancel(job_id, now_s)
+        job = running.job
+        if job.output_tokens_max:
             longest = -(-running.generated // job.seqs)
             self.estimates.learn(job.tenant, job.model, job.output_tokens_max, longest)
-        if running is not None and not running.generated:
-            service = self.policy.input_weight * running.job.prompt_tokens
+        if not running.generated:
+            service = self.policy.input_weight * job.prompt_tokens
             self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
-        return self.cancel(job_id, now_s)
+        self._leave_engine(running)
+        return self._fill(now_s)
 
     def cancel(self, job_id: JobId, now_s: float) -> list[Decision]:
         """A job is given up, waiting or running. Unknown ids are fine."""
         if job_id in self.waiting:
             self._leave_line(job_id)
-        elif (running := self.running.pop(job_id, None)) is not None:
-            tenant = running.job.tenant
-            self.inside[tenant] -= 1
-            if not self.inside[tenant]:
-                del self.inside[tenant]
-            if running.share_paid is not None:
-                service = self.policy.service(running.job, running.generated)
-                self.batch_share.settle(running.share_paid, service, self.policy.batch_share_min)
-            if (window := self.windows.get(running.engine)) is not None:
-                window.leave(running.need)
+        elif (running := self.running.get(job_id)) is not None:
+            self._leave_engine(running)
         return self._fill(now_s)
 
     def resize(
@@ -155,6 +156,9 @@ class Core(State):
         open_from = LEVELS
         for window in self.windows.values():
             open_from = min(open_from, window.open_from)
+        if open_from >= _CRITICAL and not self.fairness[CRITICAL].waiting:
+            self.is_room_kept = False
+            return None
         kept_up_to = -1
         passed: list[Waiting] = []
         for tier in self.tiers():
@@ -212,6 +216,19 @@ class Core(State):
         self._charge(job, max(1.0, self.policy.input_weight * job.prompt_tokens))
         return Grant(job.id, name)
 
+    def _leave_engine(self, running: Running) -> None:
+        """It needs its room no more."""
+        job = running.job
+        del self.running[job.id]
+        inside = self.inside.pop(job.tenant)
+        if inside > 1:
+            self.inside[job.tenant] = inside - 1
+        if running.share_paid is not None:
+            service = self.policy.service(job, running.generated)
+            self.batch_share.settle(running.share_paid, service, self.policy.batch_share_min)
+        if (window := self.windows.get(running.engine)) is not None:
+            window.leave(running.need)
+
     def _charge(self, job: Job, service: float) -> None:
         self.fairness[job.tier].charge(job.tenant, service / self.policy.weight(job.tenant))
         if job.tier is not BATCH and self.fairness[BATCH].waiting:
@@ -247,10 +264,7 @@ class Core(State):
         if window is not None:
             window.grow(more)
 
-    def _join_line(self, job: Job) -> Waiting:
-        line = self.lines.get((job.tier, job.tenant))
-        if line is None:
-            line = self.lines[job.tier, job.tenant] = Line()
+    def _join(self, line: Line, job: Job) -> Waiting:
         if not line:
             self.fairness[job.tier].begin(job.tenant)
         output = self.estimates.expected(job.tenant, job.model, job.output_tokens_max)

@@ -54,11 +54,12 @@ class Fairness:
 
     def at(self, number: int) -> str | None:
         """The waiting tenant at that place in the order, from 0; None beyond its end."""
-        while number < len(self._order):
-            counter, begun, tenant = self._order[number]
+        order = self._order
+        while number < len(order):
+            counter, begun, tenant = order[number]
             if counter == self.counters[tenant]:
                 return tenant
-            del self._order[number]
+            del order[number]
             self._put(tenant, begun)
         return None
 

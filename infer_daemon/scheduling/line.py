@@ -52,16 +52,16 @@ class Line:
     def leave(self, waiting: Waiting) -> None:
         """A job goes, from wherever it stands. It must be in the line."""
         self.service -= waiting.service
-        place = self._place(waiting)
-        if place > self._gone:
-            del self._order[place]
+        order = self._order
+        if waiting is not order[self._gone][2]:
+            del order[self._place(waiting)]
             return
         # Whoever goes first leaves its place behind: the others are not moved each time.
         self._gone += 1
-        if 2 * self._gone >= len(self._order):
-            del self._order[: self._gone]
+        if 2 * self._gone >= len(order):
+            del order[: self._gone]
             self._gone = 0
-            if not self._order:
+            if not order:
                 self.service = 0.0  # without the rounding of many sums
 
     def position(self, waiting: Waiting) -> int:

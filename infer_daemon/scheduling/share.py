@@ -14,13 +14,10 @@ class MinimumShare:
 
     def __init__(self) -> None:
         self._credit = 0.0
+        #: Whether batch goes before interactive work now.
+        self.is_owed = False
         #: How far into a window batch work may go, and so how much it is owed.
         self.level = Level.BATCH
-
-    @property
-    def is_owed(self) -> bool:
-        """Whether batch goes before interactive work now."""
-        return self._credit > 0
 
     def others_served(self, service: float, share_min: float) -> None:
         """While batch waited, somebody else was served."""
@@ -45,7 +42,8 @@ class MinimumShare:
 
     def _add(self, service: float) -> None:
         credit = self._credit = min(CREDIT_MAX, max(-CREDIT_MAX, self._credit + service))
-        if credit <= 0:
+        self.is_owed = credit > 0
+        if not self.is_owed:
             self.level = Level.BATCH
         elif credit <= CREDIT_MAX / 2:
             self.level = Level.ORDINARY

@@ -68,6 +68,7 @@ class Window:
         shares[Level.ORDINARY] = kept
         shares[Level.BATCH] = kept + policy.kept_from_batch
         self._caps = [_caps(limits, shares[level]) for level in Level]
+        self._caps_from_top = self._caps[::-1]
 
     def takes(self, job: Job, output_tokens: int, level: Level) -> bool:
         """Whether a job that is expected to generate that much per sequence may enter now. One that
@@ -88,15 +89,14 @@ class Window:
     @property
     def open_from(self) -> int:
         """The lowest level at which the smallest job would fit; above all levels if none is."""
-        level = len(self._caps)
-        while level:
-            seqs, kv_tokens, prefill_tokens = self._caps[level - 1]
+        level = LEVELS
+        for seqs, kv_tokens, prefill_tokens in self._caps_from_top:
             if (
-                (self.seqs >= seqs and self.seqs)
-                or (self.kv_tokens >= kv_tokens and self.kv_tokens)
-                or (self.prefill_tokens >= prefill_tokens and self.prefill_tokens)
+                self.seqs >= seqs
+                or self.kv_tokens >= kv_tokens
+                or self.prefill_tokens >= prefill_tokens
             ):
-                break
+                return level
             level -= 1
         return level
 
@@ -127,7 +127,8 @@ class Window:
 
 
 def _caps(limits: WindowLimits, kept: float) -> tuple[int, int, int]:
-    """What is left of each limit when a share is kept; a window of few places keeps none."""
+    """What is left of each limit when a share is kept, at least 1; a window of few places keeps
+    none."""
     return (
         limits.seqs - int(limits.seqs * kept),
         limits.kv_tokens - int(limits.kv_tokens * kept),

@@ -113,9 +113,15 @@ def test_a_larger_weight_waits_for_less_of_what_others_do(core: Core, job: MakeJ
     assert expected_wait_s(core, "gold", INTERACTIVE) == pytest.approx(9, rel=0.02)
 
 
-def test_a_lower_class_waits_for_the_classes_above(core: Core) -> None:
+def test_a_lower_class_that_has_no_share_waits_for_the_classes_above(core: Core) -> None:
+    core.change(Policy(queue_len_max=99, batch_share_min=0.0), 0)
+
     assert expected_wait_s(core, "b", Tier.BATCH) == pytest.approx(10, rel=0.02)
     assert expected_wait_s(core, "b", Tier.CRITICAL) == 0
+
+
+def test_batch_work_that_is_alone_in_its_class_is_soon_owed_a_turn(core: Core) -> None:
+    assert expected_wait_s(core, "b", Tier.BATCH) == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize(("batch_jobs", "wait_s"), [(0, 0), (1, 2), (3, 6), (6, 12), (20, 30)])
