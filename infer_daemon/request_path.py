@@ -260,7 +260,7 @@ class RequestPath:
     ) -> None:
         """9. The end of every request, however it ended. Returns when that is safe on disk; all
         that must happen has happened before it first waits."""
-        self._admission.settle(record)
+        self._admission.settle(record, outcome)
         self._recorder.settle(record, outcome, error)
         if self._book is not None and (safe := self._book.settle(record)) is not None:
             await self._book.wait(safe, record)

@@ -20,6 +20,7 @@ from infer_daemon.admission.ticket import Ticket
 from infer_daemon.domain.endpoints import WITHOUT_ENGINE, Endpoint
 from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
+from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.settings.schema import LimitsSection, Settings
@@ -171,8 +172,9 @@ class Admission:
         """The request waits no longer: its places among those who wait are free."""
         self._tickets[record.id].leave_queues(record.clock())
 
-    def settle(self, record: RequestRecord) -> None:
-        """The request is over: give back what it has reserved and not used."""
+    def settle(self, record: RequestRecord, outcome: Outcome) -> None:
+        """The request is over: give back what it has reserved and not used. One that could never
+        have run, as its client sent it, costs none of the minute's requests."""
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
             if record.granted_s is not None and record.first_token_s is not None:
@@ -181,6 +183,7 @@ class Admission:
             ticket.give_back(
                 record.clock(),
                 was_granted=record.granted_s is not None,
+                is_clients_fault=outcome is Outcome.CLIENT_ERROR,
                 completion_tokens=record.completion_tokens,
             )
 

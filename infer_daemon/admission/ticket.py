@@ -117,11 +117,14 @@ class Ticket:
         while self._queued:
             self._queued.pop().leave(now_s, self.taken_s)
 
-    def give_back(self, now_s: float, *, was_granted: bool, completion_tokens: int) -> None:
+    def give_back(
+        self, now_s: float, *, was_granted: bool, is_clients_fault: bool, completion_tokens: int
+    ) -> None:
         """It is over: whatever it has not used. Once."""
-        if not self.is_in:
+        if not self.is_in or (is_clients_fault and not was_granted):
             for rate in self._requests:
                 rate.put_back(1, now_s)
+        if not self.is_in:
             while taken := self._in_flight or self._queued:
                 taken.pop().give_back()
         self.leave_queues(now_s)

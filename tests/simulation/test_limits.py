@@ -104,6 +104,25 @@ async def test_a_request_that_one_limit_refuses_uses_up_nothing_of_another(
         assert await outcome(inside, prompt="w " * 80, max_tokens=2) == "ok"
 
 
+@pytest.mark.parametrize(
+    ("impossible", "code"),
+    [
+        ({"n": 9}, "fanout_too_large"),
+        ({"n": 129}, "fanout_too_large"),
+        ({"prompt": "w " * 101}, "context_length_exceeded"),
+        ({"n": -1}, "invalid_request"),
+    ],
+    ids=["window", "fanout", "context", "invalid"],
+)
+async def test_what_can_never_run_uses_up_none_of_the_minutes_requests(
+    settings_of: MakeSettings, impossible: dict[str, object], code: str
+) -> None:
+    limits = "requests_per_minute = 1"
+    async with Inside(settings_of(f"[limits]\n{limits}\n{SMALL}")).running() as inside:
+        assert [await outcome(inside, **impossible) for _ in range(5)] == [code] * 5
+        assert [await outcome(inside) for _ in range(2)] == ["ok", "rate_limit_exceeded"]
+
+
 async def test_lists_of_prompts_above_a_minutes_tokens_are_answered_once_all_is_left(
     settings_of: MakeSettings,
 ) -> None:

@@ -11,6 +11,7 @@ from infer_daemon.admission.asks import longest_text
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import RateLimited, TooManyInFlight, TooManyQueued, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
+from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
 from tests.conftest import MakeSettings
@@ -68,9 +69,13 @@ class Desk:
         try:
             self.admission.admit(record, applicant)
         except BaseException:
-            self.admission.settle(record)
+            self.settle(record)
             raise
         return record
+
+    def settle(self, record: RequestRecord, outcome: Outcome = Outcome.OK) -> None:
+        """It has ended like that."""
+        self.admission.settle(record, outcome)
 
     def tokens(self, record: RequestRecord, prompt_tokens: int, output_tokens: int = 0) -> None:
         """One of a request's prompts has been rendered."""
@@ -97,7 +102,7 @@ def test_whoever_only_has_tokens_counted_waits_for_no_engine(
 ) -> None:
     record = busy.come(endpoint)
     busy.admission.check()
-    busy.admission.settle(record)
+    busy.settle(record)
 
 
 @pytest.mark.parametrize("endpoint", sorted(set(Endpoint) - set(COUNTING)))
@@ -129,7 +134,7 @@ def test_refusals_do_not_shorten_the_waits_that_others_are_told(settings_of: Mak
             desk.wait_s = 0.0
             record = desk.come()
             desk.now_s += 10
-            desk.admission.settle(record)
+            desk.settle(record)
         desk.come()
         with pytest.raises(TooManyInFlight) as caught:
             desk.come()
@@ -156,7 +161,7 @@ def test_a_limit_that_is_set_counts_who_is_in_already(
     desk.admission.granted(first)
     desk.admission.check()
     for record in (first, second):
-        desk.admission.settle(record)
+        desk.settle(record)
     desk.admission.check()
     desk.come()
 
@@ -172,8 +177,28 @@ def test_a_tenant_that_was_taken_out_and_comes_back_is_in_with_what_it_had(
 
     with pytest.raises(TooManyInFlight, match="tenant solo"):
         desk.come(tenant="solo")
-    desk.admission.settle(first)
+    desk.settle(first)
     desk.come(tenant="solo")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_granted", "left"),
+    [
+        (Outcome.CLIENT_ERROR, False, 60),
+        (Outcome.CLIENT_ERROR, True, 59),
+        (Outcome.EVICTED, False, 59),
+        (Outcome.OK, True, 59),
+    ],
+)
+def test_what_could_never_have_run_costs_none_of_the_minutes_requests(
+    settings_of: MakeSettings, outcome: Outcome, is_granted: bool, left: int
+) -> None:
+    desk = Desk(settings_of, "[limits]\nrequests_per_minute = 60")
+    record = desk.come()
+    record.granted_s = desk.now_s if is_granted else None
+    desk.settle(record, outcome)
+
+    assert desk.admission.snapshot(desk.now_s)["this daemon"]["requests"]["left"] == left
 
 
 def test_a_list_above_a_minutes_tokens_is_let_in_as_a_whole(settings_of: MakeSettings) -> None:
@@ -185,8 +210,8 @@ def test_a_list_above_a_minutes_tokens_is_let_in_as_a_whole(settings_of: MakeSet
             with pytest.raises(RateLimited):
                 desk.tokens(other, 1)
         desk.tokens(record, 60)
-    desk.admission.settle(record)
-    desk.admission.settle(other)
+    desk.settle(record)
+    desk.settle(other)
 
     # What was put back is what was taken.
     desk.tokens(desk.come(Endpoint.EMBEDDINGS), 100_000)
@@ -200,7 +225,7 @@ def test_a_list_that_has_to_wait_is_let_in_when_it_was_told(settings_of: MakeSet
         desk.tokens(refused, 100)
     with pytest.raises(RateLimited) as caught:
         desk.tokens(refused, 100)
-    desk.admission.settle(refused)
+    desk.settle(refused)
     desk.now_s += caught.value.retry_after_s or 0
     again = desk.come()
     for _ in range(11):
@@ -278,7 +303,7 @@ def test_places_that_are_kept_for_others_are_said_to_be_kept(settings_of: MakeSe
     first, _ = desk.come(), desk.come()
     with pytest.raises(TooManyInFlight, match=r"\(this daemon: at most 2\)$"):
         desk.come()
-    desk.admission.settle(first)
+    desk.settle(first)
 
     kept = r"\(this daemon: at most 2, 1 in and the rest kept for others who were told to come\)$"
     with pytest.raises(TooManyInFlight, match=kept):
