@@ -17,7 +17,7 @@ from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import LEARN, Places
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.ticket import Ticket
-from infer_daemon.domain.endpoints import WITHOUT_ENGINE, Endpoint
+from infer_daemon.domain.endpoints import INPUTS_MAX, WITHOUT_ENGINE, Endpoint
 from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.outcomes import Outcome
@@ -110,14 +110,14 @@ class Admission:
         )
         # 3. Its text is not absurdly long, nor is what it asks for.
         fanout = asks.generations(applicant.body) if record.endpoint in asks.GENERATING else 0
-        if fanout > limits.fanout_max:
-            raise FanoutTooLarge(f"one request may ask for at most {limits.fanout_max} generations")
+        self._refuse_many(fanout, asks.prompts(applicant.body))
         ticket = self._ticket(record, applicant, now_s)
         is_cut = ticket.sizes.may_cut(record.endpoint)
         if not is_cut and not asks.may_be_any_length(record.endpoint, applicant.body):
             ticket.sizes.refuse_absurd(record.text_len)
         if ticket.asked_output_tokens is not None:
-            ticket.sizes.refuse_output(ticket.asked_output_tokens)
+            field = asks.length_field(record.endpoint, applicant.body)
+            ticket.sizes.refuse_output(ticket.asked_output_tokens, field)
         self._tickets[record.id] = ticket
         # 4. Few enough are being answered.
         ticket.take_flight(now_s)
@@ -224,15 +224,32 @@ class Admission:
         record.due_s = min(record.deadline_s, record.accepted_s + objective_s)
         record.told["x-infer-priority"] = record.tier.value
 
+    def _refuse_many(self, generations: int, prompts: int) -> None:
+        most = self._scheduling.fanout_max
+        if generations > most:
+            raise FanoutTooLarge(
+                f"the request asks for {generations} generations, it may have at most {most}",
+                param="n" if prompts == 1 else "prompt",
+            )
+        if not generations and prompts > INPUTS_MAX:
+            raise FanoutTooLarge(
+                f"the request has {prompts} inputs, it may have at most {INPUTS_MAX}",
+                param="input",
+            )
+
     def _refuse_late(self, record: RequestRecord, ticket: Ticket, now_s: float) -> None:
         outlook = self._outlooks[ticket.pool]
         wait_s = outlook.expected_wait_s(record.tenant, record.tier, record.due_s)
         # Whoever need not wait is let in however long others took: only so is that ever unlearned.
         begun_s = CAUTION * wait_s + self._begin_s[ticket.pool] if wait_s else 0.0
         if now_s + begun_s > record.deadline_s:
+            left_s = record.deadline_s - now_s
+            told = f"its deadline passed {_time(-left_s)} ago"
+            if left_s > 0:
+                told = f"it may wait {_time(left_s)} more"
             raise WouldWaitTooLong(
-                f"it may wait {max(0.0, record.deadline_s - now_s):.1f} s more; its turn is "
-                f"expected in {wait_s:.1f} s, its answer may begin in {begun_s:.1f} s",
+                f"{told}; its turn is expected in {_time(wait_s)}, "
+                f"its answer may begin in {_time(begun_s)}",
                 retry_after_s=wait_s,
             )
 
@@ -250,6 +267,11 @@ class Admission:
             is_generating=record.endpoint in asks.GENERATING,
             asked_output_tokens=asks.output_tokens(record.endpoint, applicant.body),
         )
+
+
+def _time(seconds: float) -> str:
+    """As a message tells it."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{round(1e3 * seconds, 1):g} ms"
 
 
 def _about(

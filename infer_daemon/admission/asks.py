@@ -80,7 +80,7 @@ def deadline_s(header: str | None) -> float | None:
 def output_tokens(endpoint: Endpoint, body: Mapping[str, Any]) -> int | None:
     """The most tokens that a request wants of each answer; None if it does not say, or says it in
     a way that the front end will refuse."""
-    field = _length_field(endpoint, body)
+    field = length_field(endpoint, body)
     return None if field is None else _whole_number(body[field])
 
 
@@ -88,12 +88,13 @@ def with_output_tokens(
     endpoint: Endpoint, body: Mapping[str, Any], most_tokens: int
 ) -> dict[str, Any]:
     """The same request, wanting so much of each answer and no more. It must have said how much."""
-    field = _length_field(endpoint, body)
+    field = length_field(endpoint, body)
     assert field is not None, "a request that does not say how much it wants cannot want less"
     return {**body, field: most_tokens}
 
 
-def _length_field(endpoint: Endpoint, body: Mapping[str, Any]) -> str | None:
+def length_field(endpoint: Endpoint, body: Mapping[str, Any]) -> str | None:
+    """Where a request says how long an answer may be; None if it does not."""
     names = _LENGTHS.get(endpoint, ())
     return next((name for name in names if body.get(name) is not None), None)
 

@@ -62,13 +62,15 @@ class Sizes:
                 param="prompt",
             )
 
-    def refuse_output(self, asked_tokens: int) -> None:
-        """Raises: OutputTooLong, where more than is allowed is refused and not clamped."""
+    def refuse_output(self, asked_tokens: int, field: str | None = None) -> None:
+        """Args: field: where that was asked for.
+
+        Raises: OutputTooLong, where more than is allowed is refused and not clamped."""
         most = self.output_tokens
         if self._refuses_output and most is not None and asked_tokens > most:
             raise OutputTooLong(
                 f"the request asks for {asked_tokens} output tokens, it may have {most}",
-                param="max_tokens",
+                param=field,
             )
 
     def askable_output(self, asked_tokens: int) -> int:

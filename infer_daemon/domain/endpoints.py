@@ -24,3 +24,6 @@ class Endpoint(StrEnum):
 
 WITHOUT_ENGINE = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS})
 """Answered as soon as the text has been looked at: no engine is waited for."""
+INPUTS_MAX = 2048
+"""Most inputs of one embedding, score or rerank request: what OpenAI's own endpoint takes. Each is
+one pass through the model, which is much less than a generation."""

@@ -10,15 +10,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from infer_daemon.domain.endpoints import INPUTS_MAX
 from infer_daemon.domain.errors import DaemonError, EngineDied, FanoutTooLarge
 from infer_daemon.domain.jobs import EngineName, Job, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
-
-INPUTS_MAX = 2048
-"""Most inputs of one embedding, score or rerank request: what OpenAI's own endpoint takes. Each is
-one pass through the model, which is much less than a generation."""
 
 
 class Gate:
@@ -63,7 +60,10 @@ class Gate:
         if record.seqs > limit:
             # Handlers make all their calls before they read the first: nothing has begun yet.
             what = "generations" if work.output_tokens_max else "inputs"
-            record.refusal = FanoutTooLarge(f"one request may ask for at most {limit} {what}")
+            record.refusal = FanoutTooLarge(
+                f"the request asks for {record.seqs} {what} or more, it may have at most {limit}",
+                param="n" if work.seqs > 1 else None,
+            )
             raise work.as_refusal(record.refusal)
         try:
             call = EngineCall(self, self._admitted(work, record), record)

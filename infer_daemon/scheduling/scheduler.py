@@ -119,9 +119,9 @@ class Scheduler:
                 case Evict(reason=reason):
                     # As long as whoever comes now would wait: sooner would be in vain again.
                     wait_s = self.expected_wait_s(job.tenant, job.tier, inf)
-                    waiter.set_exception(_eviction(reason, wait_s))
+                    waiter.set_exception(self._eviction(reason, job, wait_s))
                 case Reject(reason=reason):
-                    waiter.set_exception(_rejection(reason))
+                    waiter.set_exception(self._rejection(reason, job))
         self._arm()
 
     def _arm(self) -> None:
@@ -143,28 +143,27 @@ class Scheduler:
         self._timer = None
         self._act(self._core.expire(max(deadline_s, asyncio.get_running_loop().time())))
 
+    def _eviction(self, reason: EvictReason, job: Job, wait_s: float) -> DaemonError:
+        match reason:
+            case EvictReason.DEADLINE:
+                return WaitedTooLong(retry_after_s=max(1.0, wait_s))
+            case EvictReason.NO_ENGINE:
+                return PoolLost(retry_after_s=10)
+            case EvictReason.NEVER_FITS:
+                return self._never_fits(job)
 
-def _eviction(reason: EvictReason, wait_s: float) -> DaemonError:
-    match reason:
-        case EvictReason.DEADLINE:
-            return WaitedTooLong(retry_after_s=max(1.0, wait_s))
-        case EvictReason.NO_ENGINE:
-            return PoolLost(retry_after_s=10)
-        case EvictReason.NEVER_FITS:
-            return _never_fits()
+    def _rejection(self, reason: RejectReason, job: Job) -> DaemonError:
+        match reason:
+            case RejectReason.QUEUE_FULL:
+                return QueueFull(retry_after_s=1)
+            case RejectReason.NO_ENGINE:
+                return ModelNotReady(retry_after_s=10)
+            case RejectReason.NEVER_FITS:
+                return self._never_fits(job)
 
-
-def _rejection(reason: RejectReason) -> DaemonError:
-    match reason:
-        case RejectReason.QUEUE_FULL:
-            return QueueFull(retry_after_s=1)
-        case RejectReason.NO_ENGINE:
-            return ModelNotReady(retry_after_s=10)
-        case RejectReason.NEVER_FITS:
-            return _never_fits()
-
-
-def _never_fits() -> DaemonError:
-    return FanoutTooLarge(
-        "n is larger than the number of sequences that an engine of this model may hold at once"
-    )
+    def _never_fits(self, job: Job) -> DaemonError:
+        return FanoutTooLarge(
+            f"n is {job.seqs}; an engine of this model holds at most {self._core.seqs_max} "
+            "sequences at once",
+            param="n",
+        )

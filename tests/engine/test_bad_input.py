@@ -155,6 +155,19 @@ async def test_a_bad_field_is_named_and_the_engine_goes_on(
     assert fine.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("n", 0), ("n", "two"), ("n", 100), ("max_tokens", 0), ("temperature", -3)]
+)
+async def test_the_field_that_is_to_blame_is_told_apart(
+    vllm_daemon: Running, field: str, value: object
+) -> None:
+    path, body = chat(**{field: value})
+    async with vllm_daemon.http() as http:
+        answer = await http.post(path, json=body)
+
+    assert answer.json()["error"]["param"] == field
+
+
 @pytest.mark.parametrize(("raw", "code"), RAW, ids=[repr(raw[:30]) for raw, _ in RAW])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS])
 async def test_a_body_that_is_no_json_object_is_told_so(

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -56,6 +57,10 @@ class _Generation(msgspec.Struct, kw_only=True):
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def limit_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
 
 class _Embedding(msgspec.Struct):
     model: str
@@ -78,7 +83,7 @@ class SimFrontend:
                 return await self._embed(call, msgspec.convert(call.body, _Embedding))
             request = msgspec.convert(call.body, _Generation)
         except msgspec.ValidationError as error:
-            raise ClientError(str(error)) from error
+            raise _invalid(error) from error
         return await self._generate(call, request, _prompts(call, request))
 
     async def count_tokens(self, call: Call) -> int:
@@ -88,7 +93,7 @@ class SimFrontend:
         try:
             request = msgspec.convert(call.body, _Generation)
         except msgspec.ValidationError as error:
-            raise ClientError(str(error)) from error
+            raise _invalid(error) from error
         return max(map(len, _prompts(call, request)), default=0)
 
     async def _generate(
@@ -96,7 +101,7 @@ class SimFrontend:
     ) -> Reply | EventStream:
         n = 1 if request.n is None else request.n
         if n < 1:
-            raise ClientError("n must be at least 1", param="n")
+            raise ClientError(f"n must be at least 1, it is {n}", param="n")
         works = [self._work(call, request, prompt, n) for prompt in prompts]
         shape = _Shape(call, n)
         if not request.stream:
@@ -113,7 +118,8 @@ class SimFrontend:
         return EventStream(head, events)
 
     def _work(self, call: Call, request: _Generation, prompt: list[str], n: int) -> Work:
-        limit = self._limit(request.limit, len(prompt))
+        prompt_field = "messages" if call.endpoint is Endpoint.CHAT else "prompt"
+        limit = self._limit(request, len(prompt), prompt_field)
         choice = tokens.answer(prompt, limit, ignore_eos=request.ignore_eos)
 
         def capped(tokens_max: int) -> SimPayload:
@@ -131,7 +137,7 @@ class SimFrontend:
             cap=capped,
         )
 
-    def _limit(self, asked: int | None, prompt_tokens: int) -> int | None:
+    def _limit(self, request: _Generation, prompt_tokens: int, prompt_field: str) -> int | None:
         """Like vLLM: what is asked for may be all of the context, and gets what the prompt leaves.
 
         Raises:
@@ -144,11 +150,16 @@ class SimFrontend:
                 f"the maximum context length is {most} tokens, the prompt has {prompt_tokens}",
                 status=400,
                 code="context_length_exceeded",
+                param=prompt_field,
             )
+        asked, field = request.limit, request.limit_field
         if asked is None:
             return None
-        if not 1 <= asked <= most:
-            raise ClientError(f"max_tokens must be at least 1, at most {most}", param="max_tokens")
+        if asked < 1:
+            raise ClientError(f"{field} must be at least 1, it is {asked}", param=field)
+        if asked > most:
+            # Where such a request is to be clamped, it no longer asks for more when it comes here.
+            raise ClientError(f"{field} must be at most {most}, it is {asked}", param=field)
         return min(asked, most - prompt_tokens)
 
     async def _final(self, work: Work) -> list[Piece]:
@@ -218,6 +229,12 @@ class SimFrontend:
         usage = {"prompt_tokens": used, "total_tokens": used}
         body = {"object": "list", "model": call.body["model"], "data": data, "usage": usage}
         return Reply(msgspec.json.encode(body))
+
+
+def _invalid(error: msgspec.ValidationError) -> ClientError:
+    """What does not fit the fields above; the message ends with its place: "... - at `$.n`"."""
+    place = re.search(r"`\$\.(\w+)[^`]*`$", str(error))
+    return ClientError(str(error), param=place and place.group(1))
 
 
 def _prompts(call: Call, request: _Generation) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """vLLM's exceptions in the daemon's words."""
 
+import re
 from http import HTTPStatus
 
 from pydantic import ValidationError
@@ -10,6 +11,8 @@ from vllm.exceptions import GenerationError
 from infer_daemon.domain.errors import DaemonError, EngineFault, FrontendError
 
 ERRORS_SHOWN = 5
+_NAMED = re.compile(r"([a-z][a-z0-9_]*) must be ")
+"""vLLM does not always say apart which field it speaks of."""
 _CODES = {400: "invalid_request", 404: "not_found"}
 
 
@@ -33,7 +36,10 @@ def from_exception(error: Exception) -> DaemonError:
 def from_response(response: ErrorResponse) -> FrontendError:
     """What a handler returned instead of a response."""
     info = response.error
-    return frontend_error(info.message, int(info.code), info.param)
+    named = _NAMED.match(info.message)
+    return frontend_error(
+        info.message, int(info.code), info.param or (named and named.group(1)) or None
+    )
 
 
 def frontend_error(message: str, status: int, param: str | None) -> FrontendError:

@@ -9,7 +9,14 @@ from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.asks import longest_text
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import RateLimited, TooManyInFlight, TooManyQueued, WouldWaitTooLong
+from infer_daemon.domain.errors import (
+    FanoutTooLarge,
+    OutputTooLong,
+    RateLimited,
+    TooManyInFlight,
+    TooManyQueued,
+    WouldWaitTooLong,
+)
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
@@ -308,6 +315,52 @@ def test_places_that_are_kept_for_others_are_said_to_be_kept(settings_of: MakeSe
     kept = r"\(this daemon: at most 2, 1 in and the rest kept for others who were told to come\)$"
     with pytest.raises(TooManyInFlight, match=kept):
         desk.come(tenant="globex")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "told", "param"),
+    [
+        (Endpoint.CHAT, {"n": 129}, "asks for 129 generations, it may have at most 128", "n"),
+        (Endpoint.COMPLETIONS, {"prompt": ["a"] * 65, "n": 2}, "asks for 130 gen", "prompt"),
+        (Endpoint.EMBEDDINGS, {"input": ["a"] * 2049}, "has 2049 inputs, .* at most 2048", "input"),
+    ],
+)
+def test_who_asks_for_too_many_is_told_how_many(
+    settings_of: MakeSettings, endpoint: Endpoint, body: dict[str, Any], told: str, param: str
+) -> None:
+    with pytest.raises(FanoutTooLarge, match=told) as caught:
+        Desk(settings_of, "").come(endpoint, **body)
+
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field"),
+    [
+        (Endpoint.CHAT, "max_completion_tokens"),
+        (Endpoint.CHAT, "max_tokens"),
+        (Endpoint.RESPONSES, "max_output_tokens"),
+    ],
+)
+def test_too_much_output_is_blamed_on_the_field_that_asks_for_it(
+    settings_of: MakeSettings, endpoint: Endpoint, field: str
+) -> None:
+    desk = Desk(settings_of, '[limits]\nmax_output_tokens = 64\nover_max_output = "refuse"')
+    with pytest.raises(OutputTooLong) as caught:
+        desk.come(endpoint, **{field: 65})
+
+    assert caught.value.param == field
+
+
+def test_short_times_are_told_in_milliseconds(settings_of: MakeSettings) -> None:
+    desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 0.25")
+    desk.wait_s = 0.9
+
+    told = r"may wait 250 ms more; its turn is expected in 900 ms, its answer may begin in 1\.1 s"
+    with pytest.raises(WouldWaitTooLong, match=told):
+        desk.come()
+    with pytest.raises(WouldWaitTooLong, match=r"its deadline passed 0\.5 ms ago; "):
+        desk.come(uploaded_in_s=0.2505)
 
 
 def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(

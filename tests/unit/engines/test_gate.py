@@ -314,7 +314,7 @@ async def test_one_request_gets_no_more_generations_than_the_fanout_and_none_beg
     half = Rig.FANOUT_MAX // 2
     calls = [rig.run(rig.work(seqs=half), one) for _ in range(2)]
 
-    with pytest.raises(FanoutTooLarge, match=f"at most {Rig.FANOUT_MAX} generations"):
+    with pytest.raises(FanoutTooLarge, match=f"at most {Rig.FANOUT_MAX}$"):
         rig.run(rig.work(), one)
     await one.close_calls()
     assert [await anext(call, None) for call in calls] == [None, None]
@@ -335,7 +335,7 @@ async def test_inputs_of_an_embedding_are_no_generations(rig: Rig, record: Recor
     one = record()
     inputs = [rig.run(rig.work(0), one) for _ in range(2048)]
 
-    with pytest.raises(FanoutTooLarge, match="at most 2048 inputs"):
+    with pytest.raises(FanoutTooLarge, match=r"2049 inputs or more, .* at most 2048"):
         rig.run(rig.work(0), one)
     assert len(inputs) == 2048
     await one.close_calls()

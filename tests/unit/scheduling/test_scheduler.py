@@ -273,7 +273,7 @@ async def test_a_smaller_window_evicts_nobody_and_a_closed_one_everybody(
     [
         (WindowLimits(seqs=1), 1, 2, QueueFull),
         (None, 1, 0, ModelNotReady),
-        (WindowLimits(seqs=1), 2, 0, FanoutTooLarge),
+        (WindowLimits(seqs=3), 4, 0, FanoutTooLarge),
     ],
 )
 async def test_a_job_that_is_not_queued_is_told_why(
@@ -288,8 +288,11 @@ async def test_a_job_that_is_not_queued_is_told_why(
     tasks = [await begin(scheduler.turn(job(f"q{n}"))) for n in range(queued)]
     scheduler.resize(A, window)
 
-    with pytest.raises(refusal):
+    with pytest.raises(refusal) as caught:
         await scheduler.turn(job("late", seqs=seqs))
+    if refusal is FanoutTooLarge:
+        assert caught.value.param == "n"
+        assert caught.value.message.startswith("n is 4; an engine of this model holds at most 3 ")
 
     scheduler.check()
     assert scheduler.waiting == queued

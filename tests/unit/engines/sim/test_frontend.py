@@ -75,25 +75,28 @@ async def test_a_stream_of_several_prompts_has_the_text_of_each(rig: Rig, record
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "words", "param"),
     [
-        ({"messages": []}, "messages may not be empty"),
-        ({"messages": [{"role": "user", "content": "a"}], "n": 0}, "n must be"),
-        ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}, "max_tokens must be"),
-        ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 99999}, "at most 8192"),
-        ({"messages": [{"role": "user", "content": "a " * 9000}]}, "context length"),
-        ({"messages": "a"}, "Expected `array`"),
+        ({"messages": []}, "messages may not be empty", "messages"),
+        ({"n": 0}, "n must be at least 1, it is 0", "n"),
+        ({"n": "two"}, "Expected `int", "n"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, it is 0$", "max_tokens"),
+        ({"max_tokens": 99999}, "max_tokens must be at most 8192, it is 99999$", "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens must", "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": "a " * 9000}]}, "context length", "messages"),
+        ({"messages": "a"}, "Expected `array`", "messages"),
+        ({"messages": [{"role": 7}]}, "Expected `str`", "messages"),
     ],
 )
 async def test_a_request_that_is_wrong_is_refused_before_the_gate(
-    rig: Rig, record: Record, body: dict[str, Any], words: str
+    rig: Rig, record: Record, body: dict[str, Any], words: str, param: str
 ) -> None:
     await rig.add()
     one = record()
 
     with pytest.raises(DaemonError, match=words) as caught:
-        await ask(rig, one, "chat", **body)
-    assert caught.value.status == 400
+        await ask(rig, one, "chat", **{"messages": [{"role": "user", "content": "a"}], **body})
+    assert (caught.value.status, caught.value.param) == (400, param)
     assert one.calls_started == 0
 
 
