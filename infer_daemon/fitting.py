@@ -19,7 +19,9 @@ from infer_daemon.engines.contract import Call, Frontend
 TOKENS_PER_CHARACTER_MAX = 4
 """A character has at most four bytes and no tokeniser makes more tokens than that of it."""
 TOKENS_PER_TURN = 64
-"""What a template adds to each message, generously."""
+"""What a template adds to each message and each tool call, generously."""
+_WRITTEN_TOO = ("tools", "documents", "chat_template", "chat_template_kwargs")
+"""What a template may make a prompt longer by, at a length that only counting tells."""
 
 
 async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecord) -> Call:
@@ -64,7 +66,17 @@ async def fit(call: Call, sizes: Sizes, frontend: Frontend, record: RequestRecor
 def _token_count_at_most(body: dict[str, Any], record: RequestRecord) -> float:
     """Of its prompt. Where that is short enough, counting can be spared."""
     turns = body.get("messages") or body.get("input")
-    count = len(turns) if isinstance(turns, list) else 1
-    if "tools" in body or not isinstance(body.get("prompt", ""), str):
+    if not isinstance(body.get("prompt", ""), str) or any(name in body for name in _WRITTEN_TOO):
         return inf
+    count = sum(map(_pieces, turns)) if isinstance(turns, list) else 1
     return TOKENS_PER_CHARACTER_MAX * record.text_len + TOKENS_PER_TURN * count
+
+
+def _pieces(turn: Any) -> float:
+    """A message and its tool calls; infinite with a part that is no text, such as an image."""
+    if not isinstance(turn, dict):
+        return 1
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    if isinstance(content, list) and any(isinstance(p, dict) and "text" not in p for p in content):
+        return inf
+    return 1 + (len(calls) if isinstance(calls, list) else 0)

@@ -17,6 +17,11 @@ _TIERS: dict[str, Tier | None] = {
 }
 """OpenAI's `service_tier` and Anthropic's. The last two are about what was paid for beforehand."""
 _PROMPTS = ("prompt", "input")
+_THOUGHTS = ("reasoning", "reasoning_content", "thinking")
+_PARTS = frozenset(("content", "text", "tool_calls", "function", "output", *_THOUGHTS))
+"""Where messages, their parts and items of responses have text, or parts that have some."""
+_WRITTEN = frozenset({"name", "id", "tool_call_id", "call_id", "arguments", "input"})
+"""What else templates write into a prompt, objects as JSON: what a model was told of its calls."""
 _CONVERSATION = ("messages", "system", "instructions")
 _COUNTING = (Endpoint.TOKENIZE, Endpoint.DETOKENIZE, Endpoint.COUNT_TOKENS)
 _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
@@ -149,11 +154,13 @@ def _longest(prompts: Any) -> int:
 
 
 def _text_len(value: Any) -> int:
-    """Of a string, a message, a part of one, or a list of any of these."""
+    """Of a string, a message, a part or a tool call of one, or a list of any of these."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return _text_len(value.get("content")) + _text_len(value.get("text"))
+        found = [_text_len(part) for name, part in value.items() if name in _PARTS]
+        written = [len(str(part)) for name, part in value.items() if name in _WRITTEN]
+        return sum(found) + sum(written)
     if not isinstance(value, list):
         return 0
     strings = sum([len(item) for item in value if type(item) is str])

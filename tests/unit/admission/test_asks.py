@@ -141,6 +141,12 @@ def test_less_is_asked_for_where_the_request_said_how_much() -> None:
         ({"messages": [{"content": ["ab", "c"]}]}, 3),
         ({"messages": [{"content": None}, 7, {}], "system": "xy"}, 2),
         ({"messages": "abc", "instructions": {"a": 1}}, 3),
+        ({"messages": [{"tool_calls": [{"function": {"name": "f", "arguments": "abc"}}]}]}, 4),
+        ({"messages": [{"tool_calls": [{"function": {"arguments": {"a": 1}}}]}]}, 8),
+        ({"messages": [{"content": [{"type": "tool_use", "name": "f", "input": {"a": 1}}]}]}, 9),
+        ({"messages": [{"content": "ab", "tool_call_id": "c1", "role": "tool"}]}, 4),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "abc"}]}, 4),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "abc"}]}, 4),
     ],
 )
 def test_all_text_of_a_conversation_counts_and_of_several_prompts_the_longest(
