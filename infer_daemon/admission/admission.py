@@ -242,15 +242,16 @@ class Admission:
         wait_s = outlook.expected_wait_s(record.tenant, record.tier, record.due_s)
         # Whoever need not wait is let in however long others took: only so is that ever unlearned.
         begun_s = CAUTION * wait_s + self._begin_s[ticket.pool] if wait_s else 0.0
-        if now_s + begun_s > record.deadline_s:
-            left_s = record.deadline_s - now_s
+        left_s = record.deadline_s - now_s
+        if begun_s > left_s:
             told = f"its deadline passed {_time(-left_s)} ago"
             if left_s > 0:
                 told = f"it may wait {_time(left_s)} more"
             raise WouldWaitTooLong(
                 f"{told}; its turn is expected in {_time(wait_s)}, "
                 f"its answer may begin in {_time(begun_s)}",
-                retry_after_s=wait_s,
+                # When so many have gone that it would be in time; at once it would not.
+                retry_after_s=max(1.0, begun_s - max(0.0, left_s)),
             )
 
     def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> Ticket:

@@ -316,6 +316,26 @@ async def test_a_wait_that_would_be_too_long_is_refused_at_once(settings_of: Mak
         await asyncio.wait(crowd)
 
 
+async def test_who_would_wait_too_long_is_let_in_when_it_was_told(
+    settings_of: MakeSettings,
+) -> None:
+    """Batch work behind 90 s of interactive work, that may wait for half of it."""
+    settings = settings_of("[scheduling]\nbatch_share_min = 0\n" + ENGINE)
+    async with Inside(settings).running() as inside:
+        crowd = [asyncio.create_task(outcome(inside, max_tokens=200)) for _ in range(400)]
+        await asyncio.sleep(20)
+        ask = {"prompt": "a", "service_tier": "flex", "head": {"deadline_ms": "45000"}}
+        with pytest.raises(WouldWaitTooLong) as caught:
+            await inside.ask(**ask)
+        retry_after_s = caught.value.retry_after_s or 0
+        assert 30 < retry_after_s < 80
+
+        await asyncio.sleep(retry_after_s)
+        assert inside.schedulers["echo"].waiting
+        await inside.ask(**ask)
+        await asyncio.gather(*crowd)
+
+
 async def test_who_is_due_before_its_tenants_other_work_waits_for_none_of_it(
     settings_of: MakeSettings,
 ) -> None:

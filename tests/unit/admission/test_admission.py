@@ -352,6 +352,21 @@ def test_too_much_output_is_blamed_on_the_field_that_asks_for_it(
     assert caught.value.param == field
 
 
+@pytest.mark.parametrize(("wait_s", "told_s"), [(17.0, 1.0), (50.0, 40.0), (1000.0, 1180.0)])
+def test_who_would_wait_too_long_comes_again_when_it_would_not(
+    settings_of: MakeSettings, wait_s: float, told_s: float
+) -> None:
+    desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
+    desk.wait_s = wait_s
+    with pytest.raises(WouldWaitTooLong) as caught:
+        desk.come()
+    assert caught.value.retry_after_s == pytest.approx(told_s)
+
+    desk.now_s += told_s
+    desk.wait_s = max(0.0, wait_s - told_s)
+    desk.come()
+
+
 def test_short_times_are_told_in_milliseconds(settings_of: MakeSettings) -> None:
     desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 0.25")
     desk.wait_s = 0.9
