@@ -17,6 +17,9 @@ from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
 
+BEGUN_AT_ONCE = 64
+"""Calls of one request that begin in one turn of the event loop."""
+
 
 class Gate:
     """The choke point of one pool."""
@@ -113,9 +116,15 @@ class Gate:
             due_s=record.due_s,
             deadline_s=record.deadline_s,
         )
+        # Handlers begin all calls of a request in one turn of the event loop, of which others
+        # would wait for the end: two thousand take a tenth of a second.
+        for _ in range(record.calls_started // BEGUN_AT_ONCE):
+            await asyncio.sleep(0)
         # What is slow to check is checked before anything is taken from those who wait.
         if (engine := next(iter(self._engines.values()), None)) is not None:
             await engine.check(work)
+        if mailbox.is_finished:  # closed meanwhile: nothing may be taken for it
+            raise asyncio.CancelledError
         while True:
             name = await self._turns.turn(job)
             record.granted_s = record.granted_s or record.clock()

@@ -1,6 +1,7 @@
 """The gate with simulated engines behind it and a real scheduler, on virtual time."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,7 @@ from infer_daemon.domain.errors import (
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import EngineFacts, Sink, Work
+from infer_daemon.engines.gate import BEGUN_AT_ONCE
 from infer_daemon.engines.sim.engine import SimEngine
 from tests.unit.engines.conftest import WAIT_TIMEOUT_S, Rig, clock
 
@@ -339,6 +341,40 @@ async def test_inputs_of_an_embedding_are_no_generations(rig: Rig, record: Recor
         rig.run(rig.work(0), one)
     assert len(inputs) == 2048
     await one.close_calls()
+
+
+async def test_the_calls_of_a_request_begin_a_few_at_a_time(rig: Rig, record: Record) -> None:
+    await rig.add(seqs_max=200)
+    one = record()
+    calls = [rig.run(rig.work(0), one) for _ in range(200)]
+    reading = [asyncio.create_task(anext(call)) for call in calls]
+    begun = [0]
+    while begun[-1] < len(calls):
+        await asyncio.sleep(0)
+        begun.append(rig.scheduler.waiting + rig.scheduler.running)
+
+    assert max(after - before for before, after in itertools.pairwise(begun)) <= BEGUN_AT_ONCE
+    assert begun[1] > 0
+    await asyncio.wait(reading)
+    await one.close_calls()
+    rig.assert_empty()
+
+
+async def test_a_call_that_is_closed_before_its_turn_to_begin_takes_nothing(
+    rig: Rig, record: Record
+) -> None:
+    await rig.add(seqs_max=200)
+    one = record()
+    calls = [rig.run(rig.work(0), one) for _ in range(200)]
+    reading = [asyncio.create_task(anext(call)) for call in calls]
+    await asyncio.sleep(0)
+    await calls[-1].aclose()
+    await asyncio.wait(reading)
+
+    assert reading[-1].cancelled()
+    assert not any(each.cancelled() for each in reading[:-1])
+    await one.close_calls()
+    rig.assert_empty()
 
 
 async def test_a_call_larger_than_the_window_is_refused_and_not_queued(
