@@ -16,9 +16,7 @@ from infer_daemon.domain.jobs import EngineName, Job, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
-
-BEGUN_AT_ONCE = 64
-"""Calls of one request that begin in one turn of the event loop."""
+from infer_daemon.engines.pacing import wait_to_begin
 
 
 class Gate:
@@ -116,10 +114,7 @@ class Gate:
             due_s=record.due_s,
             deadline_s=record.deadline_s,
         )
-        # Handlers begin all calls of a request in one turn of the event loop, of which others
-        # would wait for the end: two thousand take a tenth of a second.
-        for _ in range(record.calls_started // BEGUN_AT_ONCE):
-            await asyncio.sleep(0)
+        await wait_to_begin(record.calls_started)
         # What is slow to check is checked before anything is taken from those who wait.
         if (engine := next(iter(self._engines.values()), None)) is not None:
             await engine.check(work)

@@ -149,6 +149,22 @@ async def test_a_megabyte_that_is_refused_does_not_hold_the_event_loop(
         await client.stop()
 
 
+@pytest.mark.parametrize("text", ["a", WORDS])
+async def test_two_thousand_inputs_do_not_hold_the_event_loop(
+    vllm_daemon: Running, text: str
+) -> None:
+    body = {"model": "minilm", "input": [text] * 2000, "encoding_format": "base64"}
+    client = await Client.start(vllm_daemon, "/v1/embeddings", body)
+
+    async def send() -> None:
+        assert await client.send() == "200"
+
+    try:
+        await assert_quick(send)
+    finally:
+        await client.stop()
+
+
 def counting(
     running: Running, endpoint: Endpoint, tenant: str = "acme", **fields: Any
 ) -> Awaitable[int]:

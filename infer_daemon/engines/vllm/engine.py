@@ -29,7 +29,7 @@ from infer_daemon.engines.vllm import arguments, environment, errors
 from infer_daemon.engines.vllm.client import GatedClient, Payload
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.frontend import VllmFrontend
-from infer_daemon.engines.vllm.rendering import take_turns
+from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
 from infer_daemon.engines.vllm.stats import stat_logger
 from infer_daemon.engines.vllm.validation import GrammarCheck
 from infer_daemon.engines.vllm.warmup import warm_up
@@ -106,6 +106,7 @@ class VllmEngine:
             await init_app_state(GatedClient(llm, self._gate), state, args, tasks)
             state.openai_serving_models.lora_requests.update(loras)
             await loop.run_in_executor(self._thread, take_turns, llm.renderer, self.name)
+            render_inputs_in_turn(vars(state)["_state"].values())
             start_at_the_end_of_the_prompt()
             await warm_up(llm, tasks, loras.values(), progress)
             self._loras = frozenset(loras)

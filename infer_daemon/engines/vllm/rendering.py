@@ -6,6 +6,7 @@ for long when it tokenises long texts.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -17,6 +18,8 @@ from vllm.renderers.chat_utils import has_non_text_content
 from vllm.renderers.hf import HfRenderer
 from vllm.utils.async_utils import make_async
 
+from infer_daemon.domain.record import CURRENT
+from infer_daemon.engines.pacing import wait_to_begin
 from infer_daemon.engines.vllm.fair_threads import FairExecutor
 from infer_daemon.engines.vllm.requests import are_many
 
@@ -38,6 +41,36 @@ def take_turns(renderer: BaseRenderer, name: str) -> None:
     if isinstance(renderer, HfRenderer):
         _read_long_chats_in_the_thread(renderer)
         _keep_no_texts_of_tokens(renderer)
+
+
+def render_inputs_in_turn(handlers: Iterable[Any]) -> None:
+    """Have these handlers give the inputs of embeddings, scores and the like to the renderer's
+    thread a few at a time. Once for each handler."""
+    for handler in handlers:
+        found = [getattr(handler, "io_processor", None)]
+        found += getattr(handler, "io_processors", {}).values()
+        for processor in found:
+            if processor is not None:
+                processor.render_async = _in_turn(processor.render_async)
+
+
+def _in_turn(render: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    under_way: dict[str, int] = {}
+    """Inputs of each request that are being rendered."""
+
+    async def render_async(params: Any) -> Any:
+        record = CURRENT.get()
+        request_id = "" if record is None else record.id
+        number = under_way[request_id] = under_way.get(request_id, 0) + 1
+        try:
+            await wait_to_begin(number)
+            return await render(params)
+        finally:
+            under_way[request_id] -= 1
+            if not under_way[request_id]:
+                del under_way[request_id]
+
+    return render_async
 
 
 def _read_long_chats_in_the_thread(renderer: HfRenderer) -> None:

@@ -17,7 +17,7 @@ from infer_daemon.domain.errors import (
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import EngineFacts, Sink, Work
-from infer_daemon.engines.gate import BEGUN_AT_ONCE
+from infer_daemon.engines.pacing import BEGUN_AT_ONCE
 from infer_daemon.engines.sim.engine import SimEngine
 from tests.unit.engines.conftest import WAIT_TIMEOUT_S, Rig, clock
 
