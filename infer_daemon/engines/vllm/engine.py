@@ -30,6 +30,7 @@ from infer_daemon.engines.vllm.client import GatedClient, Payload
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
+from infer_daemon.engines.vllm.responses import write_in_pieces
 from infer_daemon.engines.vllm.stats import stat_logger
 from infer_daemon.engines.vllm.validation import GrammarCheck
 from infer_daemon.engines.vllm.warmup import warm_up
@@ -106,7 +107,9 @@ class VllmEngine:
             await init_app_state(GatedClient(llm, self._gate), state, args, tasks)
             state.openai_serving_models.lora_requests.update(loras)
             await loop.run_in_executor(self._thread, take_turns, llm.renderer, self.name)
-            render_inputs_in_turn(vars(state)["_state"].values())
+            handlers = list(vars(state)["_state"].values())
+            render_inputs_in_turn(handlers)
+            write_in_pieces(handlers)
             start_at_the_end_of_the_prompt()
             await warm_up(llm, tasks, loras.values(), progress)
             self._loras = frozenset(loras)
