@@ -123,11 +123,13 @@ async def lag_s(work: Awaitable[object]) -> float:
     return worst_s
 
 
-async def assert_quick(work: Callable[[], Awaitable[object]], lag_max_s: float = LAG_MAX_S) -> None:
+async def assert_quick(
+    work: Callable[[], Awaitable[object]], lag_max_s: float = LAG_MAX_S, tries: int = TRIES
+) -> None:
     await work()  # the first time is slow in many ways
     medians = []
     for _ in range(ROUNDS):
-        medians.append(statistics.median([await lag_s(work()) for _ in range(TRIES)]))
+        medians.append(statistics.median([await lag_s(work()) for _ in range(tries)]))
         if medians[-1] < lag_max_s:
             return
     pytest.fail(f"the event loop stood still for {[round(1000 * m) for m in medians]} ms")
@@ -149,21 +151,21 @@ async def test_a_megabyte_that_is_refused_does_not_hold_the_event_loop(
         await client.stop()
 
 
-@pytest.mark.parametrize("encoding", ["float", "base64"])
 async def test_two_thousand_inputs_do_not_hold_the_event_loop_for_long(
-    vllm_daemon: Running, encoding: str
+    vllm_daemon: Running,
 ) -> None:
     """vLLM's handler calls the gate two thousand times and makes a task of each call, without a
     pause, and builds its response with calls of pydantic that hold the interpreter: each takes 25
-    to 35 ms of two slow cores. What is ours to do between comes in pieces."""
-    body = {"model": "minilm", "input": ["a"] * 2000, "encoding_format": encoding}
+    to 35 ms of two slow cores. What is ours to do between comes in pieces. Few tries: each takes
+    the model twenty seconds."""
+    body = {"model": "minilm", "input": ["a"] * 2000}
     client = await Client.start(vllm_daemon, "/v1/embeddings", body)
 
     async def send() -> None:
         assert await client.send() == "200"
 
     try:
-        await assert_quick(send, MANY_LAG_MAX_S)
+        await assert_quick(send, MANY_LAG_MAX_S, tries=1)
     finally:
         await client.stop()
 
