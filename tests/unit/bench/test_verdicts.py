@@ -1,6 +1,6 @@
 """What each bench makes of its figures."""
 
-from infer_daemon.bench import fairness, overload, priority
+from infer_daemon.bench import demo, fairness, overload, priority
 from infer_daemon.bench.crowd import Request
 from infer_daemon.bench.fairness import Fairness
 from infer_daemon.bench.figures import Latency, latency
@@ -125,8 +125,8 @@ def test_each_unfairness_misses_its_own_target() -> None:
 def test_the_bound_is_that_of_a_full_window_or_of_its_cache_if_that_is_smaller() -> None:
     shapes = [(256, 32), (64, 64)]
 
-    assert fairness.difference_bound(0, shapes) == 2 * 2 * 16 * 288
-    assert fairness.difference_bound(1_000_000, shapes) == 2 * 2 * 16 * 288
+    assert fairness.difference_bound(0, shapes) == 2 * 2 * demo.WINDOW_SEQS * 288
+    assert fairness.difference_bound(1_000_000, shapes) == 2 * 2 * demo.WINDOW_SEQS * 288
     assert fairness.difference_bound(1000, shapes) == 2 * 2 * 1000
     assert fairness.difference_bound(100, shapes) == 2 * 256
 
