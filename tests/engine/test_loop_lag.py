@@ -21,7 +21,7 @@ from infer_daemon.engines.contract import Call
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
-LAG_MAX_S, MANY_LAG_MAX_S = 0.020, 0.045
+LAG_MAX_S, MANY_LAG_MAX_S = 0.020, 0.080
 ROUNDS, TRIES = 4, 5
 
 WORDS = "the quick brown fox jumps over a lazy dog while engines answer requests "
@@ -156,8 +156,8 @@ async def test_two_thousand_inputs_do_not_hold_the_event_loop_for_long(
 ) -> None:
     """vLLM's handler calls the gate two thousand times and makes a task of each call, without a
     pause, and builds its response with calls of pydantic that hold the interpreter: each takes 25
-    to 35 ms of two slow cores. What is ours to do between comes in pieces. Few tries: each takes
-    the model twenty seconds."""
+    to 35 ms of two slow cores, twice that beside others. What is ours comes in pieces. Each try
+    takes the model twenty seconds."""
     body = {"model": "minilm", "input": ["a"] * 2000}
     client = await Client.start(vllm_daemon, "/v1/embeddings", body)
 
