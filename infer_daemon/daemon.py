@@ -173,7 +173,7 @@ class Daemon:
         finally:
             await _cancel(tasks)
             await self.doors.close()
-            await self.fleet.stop()
+            await self._end_engines()
         _raise_failure(tasks)
 
     def stop(self) -> None:
@@ -259,6 +259,16 @@ class Daemon:
         for pool in self.pools.values():
             pool.gate.end_all(CutShort(retry_after_s=10))
         await self._is_idle_within(TELL_S)
+
+    async def _end_engines(self) -> None:
+        """Let engines shut down, which takes seconds; who was told to end at once kills them."""
+        stopping = asyncio.create_task(self.fleet.stop(), name="stop-fleet")
+        hurry = asyncio.create_task(self._stop_now.wait(), name="hurry")
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self.fleet.kill()
+        hurry.cancel()
+        await stopping
 
     async def _is_idle_within(self, timeout_s: float, unless: asyncio.Event | None = None) -> bool:
         """Wait until no request is left; not longer than this, nor once `unless` is set."""

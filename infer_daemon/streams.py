@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+import structlog
+
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.events import error_event
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import EventStream, Reply
+
+log = structlog.get_logger()
 
 Settle = Callable[[RequestRecord, Outcome, DaemonError | None], Awaitable[None]]
 
@@ -98,28 +102,37 @@ class SettledStream:
     async def __anext__(self) -> bytes:
         if self._record.outcome is not None:
             raise StopAsyncIteration
+        tail: list[bytes] = []
         try:
             if not self._record.is_generated:
                 return await anext(self._stream)
             # The engine is done, so the rest comes without waiting: hold it back until settled.
-            tail = b"".join([chunk async for chunk in self._stream])
+            async for chunk in self._stream:
+                tail.append(chunk)  # one by one: what comes before a failure is to be sent
         except StopAsyncIteration:
-            await self._end()
-            raise
+            pass
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        except Exception as error:
-            self._record.detail = f"{type(error).__name__}: {error}"[:500]
-            self._record.refusal = self._record.refusal or DaemonError()
-            await self.aclose()
-            raise
+        except Exception as error:  # noqa: BLE001 - told as an event: the status has been sent
+            tail.append(self._failure(error))
+            await self._stream.aclose()
         await self._end()
         if not tail:
             raise StopAsyncIteration
-        return tail
+        return b"".join(tail)
+
+    def _failure(self, error: Exception) -> bytes:
+        """The event for what was raised instead of told. A vendor's handler may raise anything for
+        a refusal of the gate, which is kept on the record; all else is for the log."""
+        if self._record.refusal is None:
+            log.error("request_failed", id=self._record.id, exc_info=error)
+            self._record.detail = f"{type(error).__name__}: {error}"[:500]
+            self._record.refusal = DaemonError()
+        return error_event(self._record.refusal, self._record.endpoint)
 
     async def _end(self) -> None:
+        await self._record.close_calls()
         refusal = self._record.refusal
         outcome = refusal.outcome if refusal is not None else Outcome.OK
         await self._settle(self._record, outcome, refusal)

@@ -19,6 +19,7 @@ from infer_daemon.domain.errors import (
     MalformedBody,
     SentTooSlowly,
 )
+from infer_daemon.domain.events import anthropic_type
 from infer_daemon.request_path import Body
 from infer_daemon.settings.schema import ListenSection
 
@@ -177,7 +178,7 @@ def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Respons
     if endpoint in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS):
         body: dict[str, object] = {
             "type": "error",
-            "error": {"type": _anthropic_type(error.status), "message": error.message},
+            "error": {"type": anthropic_type(error.status), "message": error.message},
             "request_id": error.request_id,
         }
     else:
@@ -205,16 +206,3 @@ def error_response(error: DaemonError, endpoint: Endpoint | None) -> web.Respons
         content_type="application/json",
         headers=headers,
     )
-
-
-def _anthropic_type(status: int) -> str:
-    """https://docs.anthropic.com/en/api/errors"""
-    types = {
-        401: "authentication_error",
-        403: "permission_error",
-        404: "not_found_error",
-        413: "request_too_large",
-        429: "rate_limit_error",
-        503: "overloaded_error",
-    }
-    return types.get(status, "api_error" if status >= 500 else "invalid_request_error")

@@ -185,6 +185,10 @@ class Engine(Protocol):
         """End every process of it; every call that is still in it fails. Idempotent; also ends a
         start that is still under way."""
 
+    def kill(self) -> None:
+        """End its processes without asking them; whoever waits for `stop`, or comes to, need not
+        wait long. Idempotent."""
+
     async def check(self, work: Work) -> None:
         """Find out what takes long to know of a call, such as whether its grammar can be used,
         before it waits for a turn. To be awaited in the task that will submit it, to this engine

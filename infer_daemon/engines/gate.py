@@ -234,8 +234,8 @@ class EngineCall:
         self._record.open_calls.discard(self)
         self._gate.forget(self)
         mailbox, engine = self._mailbox, self._engine
-        if mailbox is None or mailbox.is_finished:
-            return
+        if mailbox is None or (mailbox.is_finished and self._ended_with is None):
+            return  # else nobody has told the engine yet
         try:
             if engine is not None:
                 await engine.abort(self._work.id)

@@ -138,6 +138,7 @@ class SimSection(Section, frozen=True):
     kv_tokens: Annotated[int, Meta(ge=16)] = 262_144
     max_model_len: Annotated[int, Meta(ge=16)] = 8192
     start_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    stop_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     embedding_size: Annotated[int, Meta(ge=2, le=8192)] = 8
     fail_start: str = ""
     die_after_tokens: Annotated[int, Meta(ge=0)] = 0

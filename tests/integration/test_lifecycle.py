@@ -5,10 +5,11 @@ import errno
 import json
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import openai
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +17,7 @@ from structlog.types import EventDict
 
 from infer_daemon.api import listeners
 from infer_daemon.daemon import Daemon
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.fleet import Fleet
 from infer_daemon.settings.state_folder import StateFolder
 from tests.conftest import MakeSettings
@@ -152,6 +154,49 @@ async def test_a_drain_does_not_wait_for_ever_and_tells_who_is_left(
     ends = [(x["outcome"], x["code"]) for x in log_lines if x["event"] == "request"]
     assert ends == [("evicted", "cut_short")] * 2
     assert log_lines[-1]["event"] == "daemon_stopped"
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_openais_client_raises_for_a_stream_that_is_cut_short(
+    serve: Serve, endpoint: str
+) -> None:
+    running = await serve()
+    client, asked = running.openai, {"model": "echo", "max_tokens": 8000, "stream": True}
+    extra = {"ignore_eos": True}
+    if endpoint == "chat":
+        said = [{"role": "user", "content": "a"}]
+        stream = await client.chat.completions.create(messages=said, **asked, extra_body=extra)
+    else:
+        stream = await client.completions.create(prompt="a", **asked, extra_body=extra)
+
+    async def read() -> None:
+        async for _ in stream:
+            for _ in range(2):
+                running.daemon.stop()
+
+    with pytest.raises(openai.APIError) as caught:
+        await read()
+    await running.task
+
+    assert caught.value.code == "cut_short"
+
+
+@pytest.mark.parametrize("when", ["while requests run", "while engines stop"])
+async def test_a_second_signal_kills_engines_that_shut_down_slowly(serve: Serve, when: str) -> None:
+    running = await serve(SIM.replace("sim.step_ms = 1", "sim.stop_s = 3600"))
+    async with AsyncExitStack() as stack:
+        if when == "while requests run":
+            events = await stack.enter_async_context(running.streaming())
+            await events.next()
+        running.daemon.stop()
+        await until(lambda: running.daemon.path.is_draining)
+        if when == "while engines stop":
+            statuses = running.daemon.pools["echo"].statuses.values()
+            await until(lambda: all(s.state is EngineState.STOPPING for s in statuses))
+        assert not running.task.done()
+        running.daemon.stop()
+        async with asyncio.timeout(5):
+            await running.task
 
 
 async def test_a_daemon_that_has_ended_leaves_no_file_but_its_lock(serve: Serve) -> None:

@@ -8,7 +8,13 @@ import pytest
 from structlog.types import EventDict
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import DaemonError, FanoutTooLarge, InvalidKey, ShuttingDown
+from infer_daemon.domain.errors import (
+    CutShort,
+    DaemonError,
+    FanoutTooLarge,
+    InvalidKey,
+    ShuttingDown,
+)
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.sim.frontend import SimFrontend
@@ -262,25 +268,49 @@ async def test_an_engine_that_dies_is_the_requests_ending(
     assert line["completion_tokens"] == 5
 
 
-async def test_a_stream_that_breaks_inside_settles_as_our_fault(
-    inside: Inside, log_lines: list[EventDict]
+@pytest.mark.parametrize("generated", [False, True], ids=["generating", "generated"])
+async def test_a_stream_that_breaks_inside_says_so_and_settles_as_our_fault(
+    inside: Inside, log_lines: list[EventDict], generated: bool
 ) -> None:
     async def events() -> AsyncGenerator[bytes, None]:
         yield b"data: 1\n\n"
         raise KeyError("internal detail")
 
     record = inside.recorder.open(Endpoint.CHAT)
+    record.calls_started = int(generated)
     stream = SettledStream(EventStream([], events()), record, inside.path._settle)
-    assert await anext(stream) == b"data: 1\n\n"
-    with pytest.raises(KeyError):
-        await anext(stream)
-    await stream.aclose()
+    async with aclosing(stream):
+        told = b"".join([chunk async for chunk in stream])
 
+    first, last = told.removesuffix(b"\n\n").split(b"\n\n")
+    assert first == b"data: 1"
+    assert b'"code":"internal_error"' in last
+    assert b"internal detail" not in last
     (line,) = requests(log_lines)
     assert (line["outcome"], line["detail"]) == (
         Outcome.INTERNAL_ERROR,
         "KeyError: 'internal detail'",
     )
+
+
+async def test_a_refusal_that_a_handler_raises_as_something_else_is_told_as_it_is(
+    inside: Inside, log_lines: list[EventDict]
+) -> None:
+    record = inside.recorder.open(Endpoint.RESPONSES)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        record.refusal = CutShort()
+        raise ValueError("no event of mine")
+        yield b""
+
+    stream = SettledStream(EventStream([], events()), record, inside.path._settle)
+    async with aclosing(stream):
+        (told,) = [chunk async for chunk in stream]
+
+    assert b'"code":"cut_short"' in told
+    (line,) = requests(log_lines)
+    assert (line["outcome"], line["code"]) == (Outcome.EVICTED, "cut_short")
+    assert "detail" not in line
 
 
 async def test_requests_in_flight_are_those_that_have_not_settled(inside: Inside) -> None:

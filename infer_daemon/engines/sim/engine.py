@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from infer_daemon.domain.errors import EngineDied
@@ -64,6 +65,7 @@ class SimEngine:
         self._death: asyncio.Future[str] | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._tokens_made = 0
+        self._killed = asyncio.Event()
 
     @property
     def name(self) -> EngineName:
@@ -107,6 +109,10 @@ class SimEngine:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
         self._fail_all()
+        if self._script.stop_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._script.stop_s):
+                    await self._killed.wait()
 
     async def died(self) -> str:
         """See `contract.Engine.died`."""
@@ -114,10 +120,10 @@ class SimEngine:
         return await asyncio.shield(self._death)
 
     def kill(self, reason: str = "killed") -> None:
-        """Die now, as a process that is sent SIGKILL: every call fails."""
-        assert self._death is not None, "only a started engine can die"
-        if not self._death.done():
+        """See `contract.Engine.kill`: die now, as a process that is sent SIGKILL."""
+        if self._death is not None and not self._death.done():
             self._death.set_result(reason)
+        self._killed.set()
         self._fail_all()
 
     async def check(self, work: Work) -> None:

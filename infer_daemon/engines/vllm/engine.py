@@ -155,11 +155,12 @@ class VllmEngine:
         """Told in the engine's thread, the moment they run."""
         self._processes.extend(processes)
         if self._is_stopping:
-            self._kill()
+            self.kill()
 
-    def _kill(self) -> None:
-        """End its processes without asking. The workers too: while they load, they do not see that
-        the process which started them has gone."""
+    def kill(self) -> None:
+        """See `contract.Engine.kill`. The workers too: while they load, they do not see that the
+        process which started them has gone."""
+        self._is_stopping = True
         for process in self._processes:
             if process.is_alive():
                 with suppress(psutil.NoSuchProcess):
@@ -205,7 +206,7 @@ class VllmEngine:
         self._is_stopping = True
         if self._llm is None:
             # Still loading: nothing but the end of its process makes the thread return.
-            self._kill()
+            self.kill()
         else:
             # Shut down, vLLM forgets its requests without a word to whoever waits for them.
             self._llm.output_processor.propagate_error(EngineDeadError())
@@ -215,7 +216,7 @@ class VllmEngine:
                 await loop.run_in_executor(self._thread, self._shut_down)
         except TimeoutError:
             log.error("engine_thread_hangs", engine=self.name)
-        self._kill()
+        self.kill()
         self._thread.shutdown(wait=False)
         self._grammars.close()
 
@@ -257,7 +258,7 @@ class VllmEngine:
         """See `contract.Engine.submit`."""
         llm = self._llm
         if llm is None or llm.errored:
-            self._kill()  # errored with its processes alive, nobody would see that it is dead
+            self.kill()  # errored with its processes alive, nobody would see that it is dead
             raise EngineDied(retry_after_s=10)
         payload: Payload = work.payload
         lora = payload.options.get("lora_request")

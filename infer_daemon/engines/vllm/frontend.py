@@ -233,7 +233,8 @@ async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
             if (error := _error_event(line)) is not None:
                 # The gate's own refusal in the handler's words, or what the handler found.
                 record.refusal = record.refusal or error
-                line = error_event(record.refusal, record.endpoint)
+                yield error_event(record.refusal, record.endpoint)
+                return  # what handlers say after it (`[DONE]`, `message_stop`) sounds like success
             yield line
 
 

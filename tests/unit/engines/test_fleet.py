@@ -113,6 +113,25 @@ async def test_a_fleet_can_be_stopped_before_it_has_settled() -> None:
     assert harness.states == {"a": EngineState.STOPPED}
 
 
+@pytest.mark.parametrize("kills", [False, True], ids=["asked", "killed meanwhile"])
+async def test_engines_that_shut_down_slowly_are_waited_for_unless_they_are_killed(
+    kills: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+    harness = Harness({"a": SimSection(stop_s=20), "b": SimSection(stop_s=30)})
+    async with harness.running() as fleet:
+        await fleet.settled()
+        before_s = loop.time()
+        stopping = asyncio.create_task(fleet.stop())
+        await asyncio.sleep(1)
+        if kills:
+            fleet.kill()
+        await stopping
+
+    assert loop.time() - before_s == pytest.approx(1 if kills else 30)
+    assert EngineState.STOPPING not in harness.states.values()
+
+
 async def test_a_long_start_is_never_silent(log_lines: list[EventDict]) -> None:
     harness = Harness({"a": SimSection(start_s=30), "b": SimSection()})
     async with harness.running() as fleet:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from infer_daemon.domain.errors import (
+    CutShort,
     DaemonError,
     EngineDied,
     FanoutTooLarge,
@@ -222,6 +223,25 @@ async def test_an_engine_that_dies_hands_over_what_it_made_and_then_the_reason(
         await anext(outputs)
     assert one.refusal is caught.value
     assert one.is_generated
+    rig.assert_empty()
+
+
+async def test_calls_that_are_cut_short_are_told_so_and_end_in_the_engine(
+    rig: Rig, record: Record
+) -> None:
+    engine = await rig.add(seqs_max=1)
+    one = record()
+    outputs = rig.run(rig.work(1000), one)
+    await anext(outputs)
+    waiting = rig.collect(rig.work(), record())
+    await asyncio.sleep(0.015)
+    rig.pool.gate.end_all(CutShort())
+
+    assert [piece.words for pieces in [await anext(outputs)] for piece in pieces] == [["w1"]]
+    for reading in (anext(outputs), waiting):
+        with pytest.raises(CutShort):
+            await reading
+    assert engine.stats.running == 0
     rig.assert_empty()
 
 
