@@ -103,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(story)
     story.set_defaults(run=_story)
 
-    reload = commands.add_parser("reload", help="apply changed tenants, limits and scheduling")
+    reload = commands.add_parser(
+        "reload",
+        help="have the daemon read its own file again: tenants, limits, scheduling",
+        description="The daemon reads the file again that it was started with, and applies what "
+        "may change while it runs. The options only find the daemon.",
+    )
     _add_running(reload)
     reload.set_defaults(run=_reload)
 
@@ -144,7 +149,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="its state folder, if not the default one"
     )
-    where.add_argument("--config", type=Path, metavar="FILE", help="its configuration")
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", help="its configuration, which names that folder"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -156,17 +163,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     from infer_daemon.daemon import Daemon
     from infer_daemon.ledger import logs
     from infer_daemon.ledger.problems import LedgerProblem
+    from infer_daemon.live import Source
     from infer_daemon.settings import load, schema
     from infer_daemon.settings.state_folder import StateFolder
 
     def read() -> schema.Settings:
-        settings = load.load(arguments.config, also=plan.missing)
-        settings = schema.replace_listen(settings, host=arguments.host, port=arguments.port)
-        if arguments.state_dir:
-            settings = schema.replace_state_dir(settings, arguments.state_dir)
-        return settings
+        return load.load(arguments.config, also=plan.missing)
 
-    settings = read()
+    source = Source(str(arguments.config.absolute()), read(), read)
+    settings = schema.replace_listen(source.settings, host=arguments.host, port=arguments.port)
+    if arguments.state_dir:
+        settings = schema.replace_state_dir(settings, arguments.state_dir)
     logs.configure(logs.choose_format(settings.daemon.log_format), settings.daemon.log_level)
     folder = StateFolder.of(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -175,7 +182,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def run() -> None:
-        await Daemon(settings, folder, read).run(show_examples=arguments.examples)
+        await Daemon(settings, folder, source).run(show_examples=arguments.examples)
 
     with folder.locked():
         try:
@@ -216,8 +223,10 @@ def _keys(arguments: argparse.Namespace) -> int:
     except (keys.KeyProblem, OSError) as error:
         print(error, file=sys.stderr)
         return FAILED
-    print(f"a key of {tenant} is out of {arguments.config}; a daemon that runs with it is told by")
-    print("`infer-daemon reload`")
+    print(
+        f"a key of {tenant} is out of {arguments.config}; "
+        "`infer-daemon reload` tells a daemon that runs with it"
+    )
     return OK
 
 

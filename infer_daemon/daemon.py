@@ -5,7 +5,6 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.refusals import DoorRefusals
-from infer_daemon.live import Live, policy, prices, windows
+from infer_daemon.live import Live, Source, policy, prices, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -57,11 +56,11 @@ class Daemon:
         self,
         settings: Settings,
         folder: StateFolder,
-        reread: Callable[[], Settings] | None = None,
+        source: Source | None = None,
     ) -> None:
         """Args:
         folder: must be locked by the caller for as long as the daemon runs.
-        reread: reads the settings again, for a reload; runs in a thread.
+        source: what a reload reads again.
         """
         self._settings = settings
         self._folder = folder
@@ -107,7 +106,7 @@ class Daemon:
             comment_after_s=settings.scheduling.comment_after_s,
             book=self.book,
         )
-        self.live = Live(settings, self, reread)
+        self.live = Live(settings, self, source)
         self.view = View(self)
         self.doors = Doors(settings, folder, DoorRefusals(self.metrics))
 

@@ -43,20 +43,31 @@ class Parts(Protocol):
 class Reloaded:
     """What a reload did, as paths of keys (`$.tenants.acme.weight`)."""
 
+    source: str
     applied: list[str]
     needs_restart: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The file that the settings come from. What the command line says instead is not in here: it
+    would hide what has changed."""
+
+    name: str
+    settings: Settings
+    """As they were read at the start."""
+    read: Callable[[], Settings]
+    """Reads them again; runs in a thread."""
 
 
 class Live:
     """The settings as they hold now."""
 
-    def __init__(
-        self, settings: Settings, parts: Parts, reread: Callable[[], Settings] | None
-    ) -> None:
-        """Args: reread: reads the file again; None where there is none."""
-        self._settings = settings
+    def __init__(self, settings: Settings, parts: Parts, source: Source | None) -> None:
+        """Args: source: None where there is no file to read again."""
+        self._settings = settings if source is None else source.settings
         self._parts = parts
-        self._reread = reread
+        self._source = source
         self._lock = asyncio.Lock()
 
     async def reload(self) -> Reloaded:
@@ -66,19 +77,24 @@ class Live:
         Raises:
             SettingsError: the file is bad; nothing has changed.
         """
-        if self._reread is None:
+        if self._source is None:
             raise SettingsError("the daemon", ["was started without a file"])
         async with self._lock:
             try:
-                read = await asyncio.to_thread(self._reread)
+                read = await asyncio.to_thread(self._source.read)
             except SettingsError as error:
                 log.error("reload_refused", source=error.source, problems=error.problems)
                 raise
-            found = self._apply(read)
-        log.info("reloaded", applied=found.applied, needs_restart=found.needs_restart)
+            found = self._apply(read, self._source.name)
+        log.info(
+            "reloaded",
+            source=found.source,
+            applied=found.applied,
+            needs_restart=found.needs_restart,
+        )
         return found
 
-    def _apply(self, read: Settings) -> Reloaded:
+    def _apply(self, read: Settings, source: str) -> Reloaded:
         merged = _with_changes_of(self._settings, read)
         applied = list(_differences(self._settings, merged))
         needs_restart = list(_differences(merged, read))
@@ -92,7 +108,7 @@ class Live:
         for pool in parts.pools.values():
             pool.change(windows(merged))
             pool.gate.fanout_max = merged.scheduling.fanout_max
-        return Reloaded(applied, needs_restart)
+        return Reloaded(source, applied, needs_restart)
 
 
 def policy(settings: Settings) -> Policy:

@@ -2,14 +2,17 @@
 
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infer_daemon.engines.memory import available_bytes
+from infer_daemon.settings.load import printable
 from infer_daemon.settings.schema import EngineSection, Settings
 from infer_daemon.settings.state_folder import StateFolder
+from infer_daemon.terminal import console
 
 if TYPE_CHECKING:
     from infer_daemon.engines.vllm.factory import VllmFactory
@@ -45,19 +48,19 @@ def problems(settings: Settings) -> list[str]:
 
 def show(settings: Settings) -> None:
     """Print the resolved plan."""
-    console = Console()
+    out = console()
     folder = StateFolder.of(settings)
     listen = settings.listen
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("http", f"http://{listen.host}:{listen.port}")
-    facts.add_row("unix socket", str(folder.api_socket(settings) or "none"))
-    facts.add_row("admin socket", str(folder.admin_socket))
+    facts.add_row("unix socket", _path(folder.api_socket(settings)))
+    facts.add_row("admin socket", _path(folder.admin_socket))
     facts.add_row("tenants", ", ".join(settings.tenants) or "none: nobody can ask anything")
     factory = _factory(settings)
     if factory is not None:
         needed, available = _size(factory.needed_bytes), _size(available_bytes())
         facts.add_row("memory", f"about {needed} for the engines, {available} available")
-    console.print(facts)
+    out.print(facts)
     engines = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("engine", "kind", "model", "runs on", "KV cache", "window", "models"):
         engines.add_column(column, overflow="fold")
@@ -66,14 +69,18 @@ def show(settings: Settings) -> None:
         engines.add_row(
             name,
             engine.kind,
-            engine.model,
+            Text(printable(engine.model)),
             _place(name, engine, factory),
             _size(engine.kv_cache_memory_bytes) if engine.kind == "vllm" else "simulated",
             _window(engine),
             ", ".join(served),
         )
-    console.print(engines)
-    console.print("The configuration is valid.")
+    out.print(engines)
+    out.print("The configuration is valid.")
+
+
+def _path(path: Path | None) -> Text:
+    return Text("none" if path is None else printable(str(path)))
 
 
 def _factory(settings: Settings) -> "VllmFactory | None":

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from infer_daemon.settings.schema import Settings
+from infer_daemon.terminal import console
 
 _COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow"}
 
 
 def show_state(state: dict[str, Any]) -> None:
     """Engines, queues, limits and models."""
-    console = Console()
-    console.print(
+    out = console()
+    out.print(
         f"infer-daemon {state['version']}, pid {state['pid']}: [bold]{state['status']}[/], "
         f"{state['requests_in_flight']} requests in flight"
     )
@@ -24,8 +24,8 @@ def show_state(state: dict[str, Any]) -> None:
     if state["limits"]:
         tables.append(_limits(state["limits"]))
     for table in tables:
-        console.print(table)
-        console.print()
+        out.print(table)
+        out.print()
     show_models(state)
 
 
@@ -127,21 +127,25 @@ def _of(number: int, most: int, *, is_used_up: bool) -> str:
 
 def show_story(story: dict[str, Any]) -> None:
     """What happened to one request, and what was written down of it."""
-    console = Console()
+    out = console()
     events = _table("ms", "what happened")
     for after_ms, event in story["events"]:
         events.add_row(f"{after_ms:.1f}", Text(event))
-    console.print(events)
-    console.print(Text(", ".join(f"{key}={value}" for key, value in story["request"].items())))
+    out.print(events)
+    out.print(Text(", ".join(f"{key}={value}" for key, value in story["request"].items())))
 
 
 def show_reload(reloaded: dict[str, Any]) -> None:
-    """What holds now, and what does not yet."""
-    console = Console()
-    applied = sorted(reloaded["applied"])
-    console.print(f"applied: {', '.join(applied)}" if applied else "nothing has changed")
-    if reloaded["needs_restart"]:
-        console.print(f"[yellow]needs a restart:[/] {', '.join(sorted(reloaded['needs_restart']))}")
+    """Which file was read, what of it holds now, and what does not yet."""
+    out = console()
+    applied, waiting = sorted(reloaded["applied"]), sorted(reloaded["needs_restart"])
+    out.print(Text(f"the daemon has read its own file again: {reloaded['source']}"))
+    if applied:
+        out.print(Text(f"applied: {', '.join(applied)}"))
+    if waiting:
+        out.print(Text(f"needs a restart: {', '.join(waiting)}", style="yellow"))
+    if not applied and not waiting:
+        out.print("nothing has changed")
 
 
 def show_models(state: dict[str, Any]) -> None:
@@ -149,7 +153,7 @@ def show_models(state: dict[str, Any]) -> None:
     models = _table("model", "state", "reason")
     for name, model in state["models"].items():
         models.add_row(name, _coloured(model["state"]), Text(model.get("reason", "")))
-    Console().print(models)
+    console().print(models)
 
 
 def show_keys(settings: Settings) -> None:
@@ -158,7 +162,7 @@ def show_keys(settings: Settings) -> None:
     for name, tenant in settings.tenants.items():
         digits = [digest.removeprefix("sha256:")[:12] for digest in tenant.key_hashes]
         keys.add_row(name, ", ".join(digits) or "-", ", ".join(map(str, tenant.uids)) or "-")
-    Console().print(keys)
+    console().print(keys)
 
 
 def _table(*columns: str) -> Table:

@@ -9,7 +9,8 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -23,9 +24,15 @@ class SettingsError(Exception):
     def __init__(self, source: str, problems: list[str]) -> None:
         self.source = source
         self.problems = problems
-        lines = "\n".join(f"  {problem}" for problem in problems)
+        lines = "\n".join(f"  {printable(problem)}" for problem in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"{source}: {count}\n{lines}")
+
+
+def printable(text: str) -> str:
+    """The text with everything spelled out that would move a terminal's cursor, change its colours
+    or begin another line: what stands in a file may come from anywhere."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 Judge = Callable[[Settings], list[str]]
@@ -140,11 +147,22 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> None:
         text = text[:1].lower() + text[1:]
         if "regex '^sha256:" in text:
             text = "expected `sha256:` and 64 hex digits (`infer-daemon keys new NAME` makes one)"
-        elif get_origin(kind) is Literal:
-            text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
+        elif allowed := _words(kind):
+            text = f"expected one of {', '.join(map(repr, allowed))}"
         if isinstance(value, str | int | float | bool) and not tail:
             text = f"{text} (is {value!r})"
         problems.append(f"{path}{tail.rstrip('`')}: {text.replace('`', '')}")
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """What is allowed where only certain words are, also if the key may be left out; empty for
+    everything else."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        parts = [part for part in get_args(kind) if part is not NoneType]
+        return _words(parts[0]) if len(parts) == 1 else ()
+    return ()
 
 
 def _has_tables(kind: Any) -> bool:

@@ -11,6 +11,7 @@ import openai
 
 from infer_daemon.daemon import Daemon
 from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.live import Source
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import Settings
 from infer_daemon.settings.state_folder import StateFolder
@@ -54,9 +55,9 @@ class Running:
         self,
         settings: Settings,
         folder: StateFolder,
-        reread: Callable[[], Settings] | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.daemon = Daemon(settings, folder, reread)
+        self.daemon = Daemon(settings, folder, source)
         self.folder = folder
         self.task = asyncio.create_task(self.daemon.run())
         socket = folder.api_socket(settings)

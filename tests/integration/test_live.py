@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from infer_daemon.cli import main
+from infer_daemon.live import Source
 from infer_daemon.settings.load import load
+from infer_daemon.settings.schema import replace_listen
 from infer_daemon.settings.state_folder import StateFolder
 from infer_daemon.tenancy.registry import key_hash
 from tests.integration.running import KEY, SIM, Running, error_of
@@ -24,7 +26,8 @@ class Live(Running):
     def __init__(self, folder: StateFolder, file: Path) -> None:
         self.file = file
         self.write()
-        super().__init__(load(file), folder, reread=lambda: load(file))
+        source = Source(str(file), load(file), lambda: load(file))
+        super().__init__(replace_listen(source.settings, host=None, port=0), folder, source)
 
     def write(self, *, tenant: str = "", more: str = "") -> None:
         """Another file, with more about the tenant or anything else."""
@@ -122,6 +125,23 @@ async def test_what_needs_a_restart_is_told_and_left_as_it_was(live: Live, capsy
 
     assert "applied: $.tenants.acme.weight" in told
     assert "needs a restart: $.daemon.drain_timeout_s" in told
+
+
+async def test_a_reload_names_the_file_that_was_read(live: Live, capsys: Capture) -> None:
+    assert await command(live, "reload") == 0
+    told = capsys.readouterr().out
+
+    assert f"the daemon has read its own file again: {live.file}\n" in told
+    assert "nothing has changed" in told
+
+
+async def test_a_change_of_what_the_command_line_overrides_is_told_too(
+    live: Live, capsys: Capture
+) -> None:
+    live.file.write_text(live.file.read_text().replace("port = 0", "port = 8001"))
+    assert await command(live, "reload") == 0
+
+    assert "needs a restart: $.listen.port" in capsys.readouterr().out
 
 
 async def test_a_window_is_changed_under_running_requests(live: Live) -> None:

@@ -89,13 +89,28 @@ def test_a_story_is_told_in_order_with_what_was_written_down(
 def test_a_reload_says_what_holds_and_what_does_not_yet(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tables.show_reload({"applied": ["$.b", "$.a"], "needs_restart": ["$.listen.port"]})
-    tables.show_reload({"applied": [], "needs_restart": []})
+    common = {"source": "/etc/daemon.toml"}
+    tables.show_reload({**common, "applied": ["$.b", "$.a"], "needs_restart": ["$.listen.port"]})
+    tables.show_reload({**common, "applied": [], "needs_restart": []})
     shown = capsys.readouterr().out
 
     assert "applied: $.a, $.b" in shown
     assert "needs a restart: $.listen.port" in shown
     assert "nothing has changed" in shown
+
+
+def test_a_line_is_not_broken_where_no_terminal_has_a_width(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    many = [f"$.tenants.tenant-{number:02}.weight" for number in range(60)]
+    tables.show_reload({"source": "/etc/daemon.toml", "applied": many, "needs_restart": []})
+    record = {f"key-{number}": "value" for number in range(60)}
+    tables.show_story({"events": [(0.0, "accepted " * 40)], "request": record})
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+    assert f"applied: {', '.join(many)}" in shown
+    assert ", ".join(f"{key}=value" for key in record) in shown
+    assert f"0.0  {'accepted ' * 40}".rstrip() in shown
 
 
 @pytest.mark.parametrize("reason", ["cannot read [/models/chat]", "[bold]", "[Errno 2] nothing"])

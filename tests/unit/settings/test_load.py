@@ -44,6 +44,17 @@ def test_a_minimal_file_gets_the_defaults() -> None:
     assert settings.tenants == {}
 
 
+def test_what_a_terminal_would_obey_is_spelled_out() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(
+            'tenants."a\\u001b[31m\\n  $.b\\u202e" = {}\n' + MINIMAL, source="test.toml", environ={}
+        )
+    told = str(caught.value)
+
+    assert '$.tenants."a\\x1b[31m\\n  $.b\\u202e" (its name): ' in told
+    assert told.count("\n") == 1
+
+
 def test_settings_are_frozen() -> None:
     settings = parse(MINIMAL, source="test.toml", environ={})
     with pytest.raises(AttributeError):
@@ -105,6 +116,14 @@ def test_all_errors_are_told_at_once_each_with_its_place() -> None:
         (
             'daemon.log_level = "loud"',
             "$.daemon.log_level: expected one of 'debug', 'info', 'warning', 'error' (is 'loud')",
+        ),
+        (
+            'limits.too_long_chat = "cut"',
+            "$.limits.too_long_chat: expected one of 'reject', 'drop_oldest_turns' (is 'cut')",
+        ),
+        (
+            "limits.over_max_output = 3",
+            "$.limits.over_max_output: expected one of 'clamp', 'refuse' (is 3)",
         ),
         (
             'listen.unix_socket_mode = "rw"',
