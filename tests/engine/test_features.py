@@ -12,6 +12,8 @@ import pytest
 from harness import KEY, Running
 from prometheus_client.parser import text_string_to_metric_families
 
+from infer_daemon.domain.errors import CutShort
+
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
 ASK: list[Any] = [{"role": "user", "content": "What does a 429 mean?"}]
@@ -304,6 +306,75 @@ async def test_embeddings_rank_what_is_alike_first(vllm_daemon: Running) -> None
     scores = [row["score"] for row in scored.json()["data"]]
     assert scores[1] > scores[0]
     assert len(pooled.json()["data"][0]["data"]) == 384
+
+
+TALK = [
+    ("/v1/chat/completions", {"model": "demo", "messages": ASK, "max_tokens": 3}),
+    ("/v1/completions", {"model": "demo", "prompt": "a", "max_tokens": 3}),
+    ("/v1/responses", {"model": "demo", "input": "a", "max_output_tokens": 3}),
+    ("/v1/messages", {"model": "demo", "messages": ASK, "max_tokens": 3}),
+]
+VECTORS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/embeddings", {"model": "minilm", "input": "a"}),
+    ("/v1/score", {"model": "minilm", "text_1": "a", "text_2": "b"}),
+    ("/rerank", {"model": "minilm", "query": "a", "documents": ["b", "c"]}),
+    ("/pooling", {"model": "minilm", "input": "a"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [*TALK, *VECTORS, *((path, {**body, "stream": True}) for path, body in TALK)],
+)
+async def test_a_story_is_found_by_the_id_that_the_client_sees(
+    vllm_daemon: Running, path: str, body: dict[str, Any]
+) -> None:
+    async with vllm_daemon.http() as http:
+        answer = await http.post(path, json=body)
+    ours = answer.headers["x-request-id"]
+    (seen,) = set(re.findall(r'"id":"(\w+[-_][0-9a-f]{24})"', answer.text))
+    story = vllm_daemon.daemon.view.story(seen)
+
+    assert seen.endswith(ours)
+    assert story is not None
+    assert story["request"]["id"] == ours  # type: ignore[index]
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "responses", "messages"])
+async def test_a_stream_that_is_cut_short_raises_in_the_clients_that_people_use(
+    vllm_daemon: Running,
+    client: openai.AsyncOpenAI,
+    claude: anthropic.AsyncAnthropic,
+    endpoint: str,
+) -> None:
+    gate = vllm_daemon.daemon.pools["demo"].gate
+    said: dict[str, Any] = {"model": "demo", "stream": True}
+    forever = {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
+    stream: Any
+    match endpoint:
+        case "chat":
+            stream = await client.chat.completions.create(messages=ASK, **forever, **said)
+        case "completions":
+            stream = await client.completions.create(prompt="a", **forever, **said)
+        case "responses":
+            options = {"extra_body": {"min_tokens": 400, "ignore_eos": True}}
+            stream = await client.responses.create(
+                input="a", max_output_tokens=400, **options, **said
+            )
+        case _:
+            stream = await claude.messages.create(messages=ASK, max_tokens=400, **said)
+
+    async def read() -> None:
+        async for _ in stream:
+            for call in list(gate._calls):
+                call.end(CutShort())
+
+    with pytest.raises((openai.APIError, anthropic.APIError), match="shut down") as caught:
+        await read()
+    assert endpoint == "messages" or caught.value.code == "cut_short"  # type: ignore[union-attr]
+    async with asyncio.timeout(5):
+        while vllm_daemon.engine("demo")["stats"]["running"]:  # type: ignore[index]
+            await client.completions.create(model="demo", prompt="a", max_tokens=1)
 
 
 async def test_tokenize_and_detokenize_are_inverse(vllm_daemon: Running) -> None:

@@ -142,6 +142,9 @@ class VllmFrontend:
         body = call.body
         if call.upload is not None:
             body = {**body, "file": UploadFile(BytesIO(call.upload))}
+        if call.endpoint is Endpoint.RESPONSES:
+            # Its handler takes the id from the body and looks at no header.
+            body = {**body, "request_id": f"resp_{call.request_id}"}
         with _in_our_words():
             request = await self._validated(route, body)
             if getattr(request, "use_beam_search", False):
