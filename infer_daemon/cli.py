@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     keys.set_defaults(run=_keys)
     actions = keys.add_subparsers(required=True, metavar="ACTION", dest="action")
     new = actions.add_parser("new", help="print a new key, once, and the line for its tenant")
-    new.add_argument("tenant", metavar="NAME")
+    new.add_argument("tenant", type=_tenant, metavar="NAME")
     listing = actions.add_parser("list", help="tenants and the beginnings of their keys' hashes")
     revoke = actions.add_parser("revoke", help="take a key out of the file")
     revoke.add_argument("key", metavar="HASH", help="the first 8 digits of the hash, or more")
@@ -141,6 +141,20 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
     return int(text)
+
+
+def _tenant(text: str) -> str:
+    """A name that a configuration takes for a tenant."""
+    import msgspec
+
+    from infer_daemon.settings.schema import Name
+
+    try:
+        return msgspec.convert(text, Name)
+    except msgspec.ValidationError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name: letters, digits and any of ._:/- after the first, at most 100"
+        ) from None
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

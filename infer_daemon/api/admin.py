@@ -49,7 +49,7 @@ def build(
             return error_response(ClientError(str(error)), None)
 
     app.router.add_get("/state", show_state)
-    app.router.add_get("/story/{id}", show_story)
+    app.router.add_get("/story/{id:[^/]*}", show_story)
     app.router.add_post("/reload", reload)
     add_operator_paths(app, view)
     return app

@@ -123,7 +123,9 @@ async def listen_tcp(
     try:
         await site.start()
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        # Names that are not found have numbers of their own, below zero.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise AddressInUse(f"cannot listen on {host}:{port}: {reason}") from error
     server = site._server
     assert server is not None, "a started site has a server"

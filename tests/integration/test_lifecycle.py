@@ -270,6 +270,17 @@ async def test_a_socket_path_that_is_taken_is_left_alone(
     assert path.exists()
 
 
+async def test_a_host_that_nobody_knows_is_named_with_the_reason(
+    settings_of: MakeSettings, folder: StateFolder
+) -> None:
+    why = await refused(
+        settings_of, folder, SIM.replace("port = 0", 'port = 0\nhost = "300.1.1.1"')
+    )
+
+    assert why.startswith("cannot listen on 300.1.1.1:0: ")
+    assert "nknown error" not in why
+
+
 async def test_a_port_that_is_taken_is_named(
     settings_of: MakeSettings, folder: StateFolder
 ) -> None:

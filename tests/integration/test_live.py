@@ -193,7 +193,9 @@ async def test_the_story_of_a_request_that_waits_is_told_too(live: Live, capsys:
 async def test_the_story_of_a_stranger_is_not_known(live: Live, capsys: Capture) -> None:
     assert await command(live, "story", "0" * 24) == 1
     assert "no request of the last ones has this id" in capsys.readouterr().err
-    assert await command(live, "story", "../state") == 1
+    for strange in ("", "../state", "a\nb", "a/b"):
+        assert await command(live, "story", strange) == 1
+        assert "no request of the last ones has this id" in capsys.readouterr().err
 
 
 async def test_a_daemon_without_a_file_has_nothing_to_read_again(

@@ -24,6 +24,19 @@ def test_a_command_that_is_not_whole_is_refused(argv: list[str], capsys: Capture
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "a b", "-x", "a" * 101, "\x1b[31m"])
+def test_a_key_is_made_only_for_a_name_that_a_configuration_takes(
+    name: str, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["keys", "new", "--", name])
+    told = capsys.readouterr()
+
+    assert caught.value.code == 2
+    assert f"{name!r} is no name" in told.err
+    assert told.out == ""
+
+
 def test_check_shows_what_a_configuration_means(root: Path, capsys: Capture) -> None:
     assert main(["check", str(root / "config/sim.toml")]) == 0
 

@@ -208,6 +208,8 @@ class SimFrontend:
 
     async def _embed(self, call: Call, request: _Embedding) -> Reply:
         texts = [request.input] if isinstance(request.input, str) else request.input
+        if not texts:
+            raise ClientError("input may not be an empty list", param="input")
         works = [
             Work(
                 id=JobId(f"{call.request_id}.{next(_numbers)}"),
@@ -227,14 +229,24 @@ class SimFrontend:
             for i, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": used, "total_tokens": used}
-        body = {"object": "list", "model": call.body["model"], "data": data, "usage": usage}
+        body = {
+            "id": f"embd-{call.request_id}",
+            "object": "list",
+            "model": call.body["model"],
+            "data": data,
+            "usage": usage,
+        }
         return Reply(msgspec.json.encode(body))
 
 
 def _invalid(error: msgspec.ValidationError) -> ClientError:
-    """What does not fit the fields above; the message ends with its place: "... - at `$.n`"."""
-    place = re.search(r"`\$\.(\w+)[^`]*`$", str(error))
-    return ClientError(str(error), param=place and place.group(1))
+    """In the words of the real front end: the field, and what it should be. What does not fit the
+    fields above has a message that ends with its place: "... - at `$.n`"."""
+    text, _, place = str(error).partition(" - at `$")
+    path = place.rstrip("`").lstrip(".")
+    param = re.match(r"\w+", path)
+    text = (text[:1].lower() + text[1:]).replace("`", "")
+    return ClientError(f"{path}: {text}" if path else text, param=param and param[0])
 
 
 def _prompts(call: Call, request: _Generation) -> list[list[str]]:
@@ -244,6 +256,8 @@ def _prompts(call: Call, request: _Generation) -> list[list[str]]:
             raise ClientError("messages may not be empty", param="messages")
         return [[word for message in request.messages for word in message.text.split()]]
     texts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    if not texts:
+        raise ClientError("prompt may not be an empty list", param="prompt")
     return [text.split()[-(request.truncate_prompt_tokens or 0) :] for text in texts]
 
 

@@ -79,13 +79,13 @@ async def test_a_stream_of_several_prompts_has_the_text_of_each(rig: Rig, record
     [
         ({"messages": []}, "messages may not be empty", "messages"),
         ({"n": 0}, "n must be at least 1, it is 0", "n"),
-        ({"n": "two"}, "Expected `int", "n"),
+        ({"n": "two"}, "n: expected int", "n"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, it is 0$", "max_tokens"),
         ({"max_tokens": 99999}, "max_tokens must be at most 8192, it is 99999$", "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens must", "max_completion_tokens"),
         ({"messages": [{"role": "user", "content": "a " * 9000}]}, "context length", "messages"),
-        ({"messages": "a"}, "Expected `array`", "messages"),
-        ({"messages": [{"role": 7}]}, "Expected `str`", "messages"),
+        ({"messages": "a"}, "messages: expected array", "messages"),
+        ({"messages": [{"role": 7}]}, "expected str", "messages"),
     ],
 )
 async def test_a_request_that_is_wrong_is_refused_before_the_gate(
@@ -225,7 +225,21 @@ async def test_what_cannot_be_counted_is_the_clients_error(
         await rig.pool.frontend(None).count_tokens(call)
 
 
-async def test_an_unknown_type_is_the_clients_error(rig: Rig, record: Record) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "body", "param", "message"),
+    [
+        ("embeddings", {"input": 7}, "input", "input: expected str | array, got int"),
+        ("embeddings", {"input": [1]}, "input[0]", "input[0]: expected str, got int"),
+        ("embeddings", {"input": []}, "input", "input may not be an empty list"),
+        ("completions", {"prompt": []}, "prompt", "prompt may not be an empty list"),
+        ("chat", {"messages": "x"}, "messages", "messages: expected array, got str"),
+    ],
+)
+async def test_what_is_no_request_is_the_clients_error_and_names_the_field(
+    rig: Rig, record: Record, endpoint: str, body: dict[str, Any], param: str, message: str
+) -> None:
     await rig.add()
-    with pytest.raises(ClientError):
-        await ask(rig, record(), "embeddings", input=7)
+    with pytest.raises(ClientError) as caught:
+        await ask(rig, record(), endpoint, **body)
+
+    assert (caught.value.param, caught.value.message) == (param, message)
