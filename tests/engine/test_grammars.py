@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from harness import Running
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output import backend_xgrammar
 
 from infer_daemon.domain.jobs import EngineName
-from infer_daemon.engines.vllm import validation
+from infer_daemon.engines.vllm import errors, validation
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
@@ -90,12 +91,71 @@ async def test_several_prompts_share_a_grammar(vllm_daemon: Running, checks: Che
     assert checks.threads == ["grammars-demo"] * 3
 
 
-async def test_a_grammar_that_is_none_is_the_clients_error(vllm_daemon: Running) -> None:
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        (
+            {"structured_outputs": {"regex": "(a"}},
+            "structured_outputs.regex",
+            "the regular expression cannot be used: "
+            "Regex parsing error at position 3: The parenthesis is not closed.",
+        ),
+        (
+            {"structured_outputs": {"grammar": "start: 'x"}},
+            "structured_outputs.grammar",
+            "the grammar cannot be used: Lark error at line 1, column 8: unexpected character '''",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "(a"}},
+                }
+            },
+            None,
+            "the JSON schema cannot be used: "
+            "Regex parsing error at position 3: The parenthesis is not closed.",
+        ),
+    ],
+    ids=["regex", "grammar", "schema"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_grammar_that_is_none_is_the_clients_error_in_one_line(
+    vllm_daemon: Running, fields: dict[str, Any], param: str | None, message: str, stream: bool
+) -> None:
     async with vllm_daemon.http() as http:
-        answer = await http.post(CHAT, json=asking(structured_outputs={"regex": "(a"}))
+        answer = await http.post(CHAT, json=asking(stream=stream, **fields))
+    error = answer.json()["error"]
 
     assert answer.status_code == 400
-    assert "regex" in answer.json()["error"]["message"]
+    assert (error["code"], error["param"]) == ("invalid_request", param)
+    assert error["message"] == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Grammar error: at 1(8): invalid regex (in regex): regex parse error:\n    (a\n    ^\n"
+        "error: Regex parsing error at position 2: not closed.\n   1 | start: /(a/\n",
+        "Failed to transform regex into a grammar: [07:12:33] "
+        "/project/cpp/regex_converter.cc:124: Regex parsing error at position 2: not closed.",
+        "[07:12:33] /project/cpp/regex_converter.cc:124: "
+        "Regex parsing error at position 2: not closed.\n",
+    ],
+)
+async def test_places_in_a_compilers_own_sources_are_not_told(message: str) -> None:
+    told = errors.from_grammar(VLLMValidationError(message), "regex")
+
+    assert told.message == (
+        "the regular expression cannot be used: Regex parsing error at position 2: not closed."
+    )
+
+
+async def test_a_check_that_fails_by_itself_is_not_the_clients_error() -> None:
+    told = errors.from_grammar(KeyError("internal detail"), "json")
+
+    assert told.status == 500
+    assert "internal detail" not in told.message
 
 
 async def test_hanging_checks_are_refused_and_others_are_served(

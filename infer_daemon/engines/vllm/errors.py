@@ -13,6 +13,23 @@ from infer_daemon.domain.errors import DaemonError, EngineFault, FrontendError
 ERRORS_SHOWN = 5
 _NAMED = re.compile(r"([a-z][a-z0-9_]*) must be ")
 """vLLM does not always say apart which field it speaks of."""
+GRAMMARS = {
+    "regex": "regular expression",
+    "choice": "list of choices",
+    "json": "JSON schema",
+    "json_object": "JSON object",
+    "grammar": "grammar",
+    "structural_tag": "structural tag",
+}
+"""What a request may ask its output to follow, by its field in `structured_outputs`."""
+_OWN_FIELDS = ("regex", "choice", "grammar")
+_COMPILERS_OWN = re.compile(
+    r"(?:\[\d\d:\d\d:\d\d\] )?(?:<path>|\S+\.(?:cc|cpp|h|rs|py)):\d+: "
+    r"|^(?:Grammar error|Invalid grammar specification): "
+    r"|^Failed to (?:transform|convert) .{1,40} into a grammar: "
+)
+_NO_REASON = re.compile(r"Invalid [\w ]{1,40} specification\.")
+_CONCLUSION = re.compile(r"^error: (.+)$", re.MULTILINE)
 _CODES = {400: "invalid_request", 404: "not_found"}
 
 
@@ -31,6 +48,29 @@ def from_exception(error: Exception) -> DaemonError:
     an `EngineFault`, whose cause is for the log and not for a client to read."""
     told = from_response(create_error_response(error))
     return told if told.status < 500 else EngineFault()
+
+
+def from_grammar(error: Exception, kind: str) -> DaemonError:
+    """A grammar that cannot be used. Compilers tell it with places in their own sources, the time
+    of day and drawings of the spot; what is left is what is wrong.
+
+    Args:
+        kind: the field of `structured_outputs` that it was checked as.
+    """
+    told = from_exception(error)
+    if told.status != HTTPStatus.BAD_REQUEST:
+        return told
+    reason = told.message
+    if _NO_REASON.fullmatch(reason) and error.__cause__ is not None:
+        reason = str(error.__cause__)
+    reason = _COMPILERS_OWN.sub("", reason)
+    if (conclusion := _CONCLUSION.search(reason)) is not None:
+        reason = conclusion[1]
+    reason = reason.strip().partition("\n")[0][:300]
+    # Schemas come by several ways, of which this is only one.
+    param = f"structured_outputs.{kind}" if kind in _OWN_FIELDS else None
+    message = f"the {GRAMMARS[kind]} cannot be used: {reason}"
+    return FrontendError(message, status=400, code="invalid_request", param=param)
 
 
 def from_response(response: ErrorResponse) -> FrontendError:

@@ -18,6 +18,7 @@ from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from infer_daemon.domain.errors import FrontendError, GrammarBusy
+from infer_daemon.engines.vllm import errors
 from infer_daemon.engines.vllm.fair_threads import FairExecutor
 
 THREADS = 2
@@ -44,14 +45,15 @@ class GrammarCheck:
         """Check the grammar of a request, if it has one. It must go to vLLM in the same task.
 
         Raises:
-            VLLMValidationError, or what else vLLM's check raises: it cannot be used.
-            FrontendError: it takes too long to find out.
+            FrontendError: it cannot be used, or it takes too long to find out.
+            EngineFault: the check itself has failed.
             GrammarBusy: no thread was free in time.
         """
         if not isinstance(params, SamplingParams) or params.structured_outputs is None:
             return
         if self._threads.busy_for(DEADLINE_S) >= THREADS:
             raise GrammarBusy(retry_after_s=RETRY_AFTER_S)
+        kind = _kind(params.structured_outputs)
         # The check changes what it checks, and several calls of a request may share it.
         params.structured_outputs = copy(params.structured_outputs)
         work = self._threads.submit(
@@ -71,11 +73,18 @@ class GrammarCheck:
                 status=400,
                 code="grammar_too_complex",
             ) from None
+        except Exception as error:
+            raise errors.from_grammar(error, kind) from error
         _CHECKED.set(params.structured_outputs)
 
     def close(self) -> None:
         """No more checks. Threads that are lost end when they come back."""
         self._threads.shutdown()
+
+
+def _kind(grammar: StructuredOutputsParams) -> str:
+    """Which of its fields is set; vLLM refuses none and more than one."""
+    return next((kind for kind in errors.GRAMMARS if getattr(grammar, kind) is not None), "grammar")
 
 
 def _pass_over_what_was_checked() -> None:

@@ -229,7 +229,7 @@ async def test_what_cannot_be_counted_is_the_clients_error(
     ("endpoint", "body", "param", "message"),
     [
         ("embeddings", {"input": 7}, "input", "input: expected str | array, got int"),
-        ("embeddings", {"input": [1]}, "input[0]", "input[0]: expected str, got int"),
+        ("embeddings", {"input": [1]}, "input", "input[0]: expected str, got int"),
         ("embeddings", {"input": []}, "input", "input may not be an empty list"),
         ("completions", {"prompt": []}, "prompt", "prompt may not be an empty list"),
         ("chat", {"messages": "x"}, "messages", "messages: expected array, got str"),
