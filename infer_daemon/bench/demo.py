@@ -17,7 +17,7 @@ from infer_daemon.tenancy.registry import key_hash
 ENGINE = "demo"
 SEQS_MAX = 64
 """That the engine itself could hold."""
-WINDOW_SEQS = 24
+WINDOW_SEQS = 22
 """That it is given at once, as in `config/demo.toml`."""
 WIDE_OPEN = {"seqs": SEQS_MAX, "prefill_tokens": 1_000_000, "kv_share": 1.0}
 NOTHING_KEPT = {"kept_for_critical": 0.0, "kept_for_newcomers": 0.0, "kept_from_batch": 0.0}
@@ -41,7 +41,7 @@ _VLLM: dict[str, Any] = {
     },
 }
 _WINDOW = {"seqs": WINDOW_SEQS, "prefill_tokens": 144}
-_SCHEDULING = {"kept_for_newcomers": 0.3, "kept_from_batch": 0.25}
+_SCHEDULING = {"kept_for_newcomers": 0.3, "kept_from_batch": 0.3}
 """As in `config/demo.toml`, both."""
 _SIM: dict[str, Any] = {"kind": "sim", "model": "echo", "sim": {"step_ms": 2.0}}
 
