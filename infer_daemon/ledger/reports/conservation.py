@@ -1,0 +1,54 @@
+"""Whether every second of every device is on one line of `device_hours`."""
+
+from infer_daemon.ledger.periods import HOUR_US
+from infer_daemon.ledger.reports.reader import Reader, Row
+from infer_daemon.ledger.reports.spans import hour_text
+
+HOUR_NS = HOUR_US * 1000
+TOLERANCE = 100
+"""A hundredth of an hour may be missing from it."""
+LINES = ("attributed_ns", "waste_ns", "idle_ns", "loading_ns", "sleeping_ns", "down_ns")
+
+
+def conservation(reader: Reader) -> list[tuple[str, str]]:
+    """Hours that have more time than an hour, or less than nothing; and, between the first and the
+    last that is known of a device, hours that are missing or have too little. Returns the rows and
+    what is wrong with each.
+
+    Raises:
+        LedgerProblem: the ledger cannot be read.
+    """
+    wrong = [
+        (f"{_name(row)} {row['engine']}", "counts less than nothing")
+        for row in reader.rows(f"SELECT * FROM device_hours WHERE min({', '.join(LINES)}) < 0")
+    ]
+    hours = reader.rows(
+        f"SELECT device, hour_at_us, sum({' + '.join(LINES)}) AS ns FROM device_hours"
+        " GROUP BY device, hour_at_us ORDER BY device, hour_at_us"
+    )
+    for index, row in enumerate(hours):
+        before = hours[index - 1] if index else None
+        after = hours[index + 1] if index + 1 < len(hours) else None
+        wrong += _one(row, before, after)
+    return wrong
+
+
+def _one(row: Row, before: Row | None, after: Row | None) -> list[tuple[str, str]]:
+    """An hour beside its neighbours, of the same device or of another."""
+    wrong: list[tuple[str, str]] = []
+    is_first = before is None or before["device"] != row["device"]
+    is_last = after is None or after["device"] != row["device"]
+    if row["hour_at_us"] % HOUR_US:
+        wrong.append((_name(row), "is not the beginning of an hour"))
+    if row["ns"] > HOUR_NS:
+        wrong.append((_name(row), f"has {row['ns'] / 1e9:,.3f} s, and an hour 3,600"))
+    if not is_first and not is_last and row["ns"] < HOUR_NS - HOUR_NS // TOLERANCE:
+        wrong.append((_name(row), f"has {row['ns'] / 1e9:,.3f} s of 3,600"))
+    if not is_first and before is not None and row["hour_at_us"] - before["hour_at_us"] > HOUR_US:
+        missing = (row["hour_at_us"] - before["hour_at_us"]) // HOUR_US - 1
+        wrong.append((_name(row), f"{missing} hours before it are missing"))
+    return wrong
+
+
+def _name(row: Row) -> str:
+    return f"device_hours {row['device']} {hour_text(row['hour_at_us'])}"
