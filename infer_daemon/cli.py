@@ -1,4 +1,5 @@
-"""The command line: `infer-daemon serve | check | state | models | story | reload | keys | bench`.
+"""The command line: `infer-daemon serve | check | state | models | story | reload | keys | ledger |
+bench`.
 
 Kept light: the engines' processes import the program's main module again.
 """
@@ -12,10 +13,13 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from infer_daemon import __version__
+
+if TYPE_CHECKING:
+    from infer_daemon.settings.state_folder import StateFolder
 
 if "--multiprocessing-fork" in sys.orig_argv:
     from infer_daemon.engines.vllm import plugin
@@ -123,11 +127,18 @@ def _parser() -> argparse.ArgumentParser:
     for action in (listing, revoke):
         action.add_argument("--config", type=Path, required=True, metavar="FILE")
 
+    _add_ledger(commands)
     _add_bench(commands)
 
     version = commands.add_parser("version", help="the daemon's version")
     version.set_defaults(run=lambda _: print(__version__) or OK)
     return parser
+
+
+def _add_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from infer_daemon.reporting import cli
+
+    cli.add_to(commands, _folder)
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -268,6 +279,18 @@ def _reload(arguments: argparse.Namespace) -> int:
     return _ask(arguments, "/reload", tables.show_reload, method="POST")
 
 
+def _folder(arguments: argparse.Namespace) -> "StateFolder":
+    """The state folder that the options of a running daemon name."""
+    from infer_daemon.settings import load
+    from infer_daemon.settings.schema import DaemonSection
+    from infer_daemon.settings.state_folder import StateFolder
+
+    if arguments.config:
+        return StateFolder.of(load.load(arguments.config))
+    chosen = arguments.state_dir or Path(DaemonSection().state_dir)
+    return StateFolder(chosen.expanduser().absolute())
+
+
 def _ask(
     arguments: argparse.Namespace,
     path: str,
@@ -278,15 +301,8 @@ def _ask(
 ) -> int:
     """Ask the running daemon and show what it answers, or a part of it as JSON."""
     from infer_daemon.api.admin import Refused, ask
-    from infer_daemon.settings import load
-    from infer_daemon.settings.schema import DaemonSection
-    from infer_daemon.settings.state_folder import StateFolder
 
-    if arguments.config:
-        folder = StateFolder.of(load.load(arguments.config))
-    else:
-        chosen = arguments.state_dir or Path(DaemonSection().state_dir)
-        folder = StateFolder(chosen.expanduser().absolute())
+    folder = _folder(arguments)
     try:
         answer = asyncio.run(ask(folder.admin_socket, path, method=method))
     except Refused as error:

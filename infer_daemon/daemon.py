@@ -27,6 +27,8 @@ from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.refusals import DoorRefusals
+from infer_daemon.ledger.reports.desk import Desk
+from infer_daemon.ledger.store import DATABASE
 from infer_daemon.live import Live, Source, policy, prices, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
@@ -80,6 +82,7 @@ class Daemon:
             loop=self._loop,
             on_commit=self.metrics.on_commit,
         )
+        self.desk = Desk(folder.root / DATABASE)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}

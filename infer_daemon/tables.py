@@ -8,7 +8,7 @@ from rich.text import Text
 from infer_daemon.settings.schema import Settings
 from infer_daemon.terminal import console
 
-_COLOURS = {"ready": "green", "starting": "yellow", "waiting": "yellow"}
+_COLOURS = {"ready": "green", "ok": "green", "starting": "yellow", "waiting": "yellow"}
 
 
 def show_state(state: dict[str, Any]) -> None:
@@ -23,6 +23,7 @@ def show_state(state: dict[str, Any]) -> None:
         tables.append(_lines(state["pools"]))
     if state["limits"]:
         tables.append(_limits(state["limits"]))
+    tables.append(_ledger(state["ledger"]))
     for table in tables:
         out.print(table)
         out.print()
@@ -123,6 +124,20 @@ def _rate(found: dict[str, int] | None) -> str:
 def _of(number: int, most: int, *, is_used_up: bool) -> str:
     text = f"{number:,}/{most:,}"
     return f"[red]{text}[/]" if is_used_up else text
+
+
+def _ledger(ledger: dict[str, Any]) -> Table:
+    """Whether what requests cost is written down, and how far that is behind."""
+    table = _table("ledger", "size", "log", "rows open", "rows waiting", "behind", "note")
+    table.add_row(
+        _coloured(ledger["state"]),
+        *(f"{ledger[what] / 1e6:,.1f} MB" for what in ("bytes", "log_bytes")),
+        f"{ledger['open']:,}",
+        f"{ledger['waiting']:,}",
+        f"{ledger['lag_s'] * 1e3:,.0f} ms",
+        Text(ledger["why"]),
+    )
+    return table
 
 
 def show_story(story: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.ledger.reports.desk import Desk
 from infer_daemon.live import Live
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog, Deployment
@@ -38,6 +39,7 @@ class Parts(Protocol):
     vendor: VendorCollector
     recorder: Recorder
     book: Book
+    desk: Desk
     live: Live
 
 
@@ -108,6 +110,18 @@ class View:
         """One request's history; None if it is not known (any more)."""
         return self._parts.recorder.story(request_id)
 
+    async def ledger(self, question: str, words: Mapping[str, str]) -> dict[str, object]:
+        """What the ledger tells; see `ledger.reports.desk.Desk`."""
+        return await self._parts.desk.answer(question, words)
+
+    async def ledger_request(self, request_id: str) -> dict[str, object] | None:
+        """What the ledger has of one request; None if nothing."""
+        return await self._parts.desk.request(request_id)
+
+    async def usage(self, tenant: Tenant, words: Mapping[str, str]) -> dict[str, object]:
+        """What a tenant has used."""
+        return await self._parts.desk.own_usage(tenant.name, words)
+
     async def reload(self) -> dict[str, object]:
         """Read the configuration again; see `live.Live.reload`."""
         return asdict(await self._parts.live.reload())
@@ -126,7 +140,7 @@ class View:
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
             "limits": self._parts.admission.snapshot(now_s),
-            "ledger": asdict(self._parts.book.health),
+            "ledger": self._parts.book.snapshot(),
         }
 
     def _engine_states(self, now_s: float) -> Iterator[dict[str, object]]:

@@ -22,8 +22,8 @@ ASK_TIMEOUT_S = 10.0
 def build(
     view: View, refusals: DoorRefusals, key_hashes: Sequence[str] | None = None
 ) -> web.Application:
-    """The operators' application: `GET /state`, `GET /story/ID`, `POST /reload`, and what load
-    balancers and Prometheus ask.
+    """The operators' application: `GET /state`, `GET /story/ID`, `GET /ledger/...`, `POST /reload`,
+    and what load balancers and Prometheus ask.
 
     Args:
         key_hashes: of the operators' keys, one of which every request must carry; None where the
@@ -48,7 +48,18 @@ def build(
         except SettingsError as error:
             return error_response(ClientError(str(error)), None)
 
+    async def ask_ledger(request: web.Request) -> web.Response:
+        return _json(await view.ledger(request.match_info["question"], request.query))
+
+    async def show_request(request: web.Request) -> web.Response:
+        row = await view.ledger_request(request.match_info["id"])
+        if row is None:
+            return error_response(NoSuchPath("the ledger has no request of this id"), None)
+        return _json(row)
+
     app.router.add_get("/state", show_state)
+    app.router.add_get("/ledger/{question}", ask_ledger)
+    app.router.add_get("/ledger/request/{id}", show_request)
     app.router.add_get("/story/{id:[^/]*}", show_story)
     app.router.add_post("/reload", reload)
     add_operator_paths(app, view)

@@ -1,7 +1,7 @@
 """The OpenAI-compatible application: which path leads where."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -52,6 +52,15 @@ class View(Protocol):
     def story(self, request_id: str) -> dict[str, object] | None:
         """One request's history; None if it is not known (any more)."""
 
+    async def usage(self, tenant: Tenant, words: Mapping[str, str]) -> dict[str, object]:
+        """What a tenant has used; raises ClientError, TooManyInFlight or LedgerUnavailable."""
+
+    async def ledger(self, question: str, words: Mapping[str, str]) -> dict[str, object]:
+        """What the ledger tells an operator; raises ClientError or LedgerUnavailable."""
+
+    async def ledger_request(self, request_id: str) -> dict[str, object] | None:
+        """What the ledger has of one request, if anything; raises as `ledger` does."""
+
     async def reload(self) -> dict[str, object]:
         """Read the configuration again; raises SettingsError, and then nothing has changed."""
 
@@ -68,6 +77,7 @@ def build(
         app.router.add_post(url, partial(_ask, path, limits, endpoint), expect_handler=_expect)
     app.router.add_get("/v1/models", partial(_models, view))
     app.router.add_get("/v1/models/{id:.+}", partial(_model, view))
+    app.router.add_get("/v1/usage", partial(_usage, view))
     app.router.add_get("/version", partial(_version, view))
     if limits.operator_paths:
         add_operator_paths(app, view)
@@ -167,6 +177,11 @@ async def _model(view: View, request: web.Request) -> web.Response:
         if card["id"] == wanted:
             return _json(card)
     raise no_model(wanted, (str(card["id"]) for card in cards))
+
+
+async def _usage(view: View, request: web.Request) -> web.Response:
+    tenant = view.authenticate(bearer_key(request), peer_uid(request))
+    return _json(await view.usage(tenant, request.query))
 
 
 async def _version(view: View, request: web.Request) -> web.Response:

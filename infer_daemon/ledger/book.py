@@ -8,6 +8,7 @@ becomes of new requests while nothing can be written down.
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
@@ -18,7 +19,7 @@ from infer_daemon.ledger.entries import opening_of, settlement_of
 from infer_daemon.ledger.periods import DAY_US
 from infer_daemon.ledger.pricing import Charge, Price, charge
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
-from infer_daemon.ledger.store import Health, Started
+from infer_daemon.ledger.store import DATABASE, Health, Started
 from infer_daemon.ledger.writer import Writer
 from infer_daemon.settings.schema import LedgerSection
 
@@ -51,10 +52,13 @@ class Book:
             prices: model -> what its tokens are sold for; who is not in it is free.
             on_commit: rows and seconds of each, told in the writer's thread.
         """
+        self._path = folder / DATABASE
         self._section = section
         self._prices = prices
         self._loop = loop
         self._open: set[str] = set()
+        self._unsafe: dict[str, float] = {}
+        """Since when the rows of settled requests wait for the disk; the oldest first."""
         self._writer = Writer(
             folder,
             durability=section.durability,
@@ -83,6 +87,18 @@ class Book:
         """Whether rows reach the database."""
         return self._writer.health
 
+    def snapshot(self) -> dict[str, object]:
+        """For operators: its health, what is open, since when the oldest settled row waits for the
+        disk, and how large the files are."""
+        since_s = next(iter(self._unsafe.values()), None)
+        return {
+            **asdict(self.health),
+            "open": len(self._open),
+            "lag_s": 0.0 if since_s is None else round(self._loop.time() - since_s, 4),
+            "bytes": _size(self._path),
+            "log_bytes": _size(self._path.with_name(f"{DATABASE}-wal")),
+        }
+
     def open(self, record: RequestRecord) -> None:
         """An admitted request begins. You *must* settle it.
 
@@ -108,11 +124,13 @@ class Book:
         safe: asyncio.Future[None] = self._loop.create_future()
 
         def done(problem: LedgerProblem | None) -> None:
+            self._unsafe.pop(record.id, None)
             if problem is not None:
                 log.error("ledger_refused", id=record.id, why=str(problem))
             if not safe.done():
                 safe.set_result(None)
 
+        self._unsafe[record.id] = self._loop.time()
         self._writer.settled(settlement_of(record, self._charge(record)), done)
         return safe
 
@@ -143,3 +161,10 @@ class Book:
             except LedgerProblem as error:
                 log.warning("ledger_not_pruned", why=str(error))
             await asyncio.sleep(PRUNE_PAUSE_S if pruned else PRUNE_EVERY_S)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it was moved away
+        return 0

@@ -32,6 +32,12 @@ LIMITS = {
 }
 
 
+LEDGER = {
+    "state": "spilling", "since_s": 1.0, "why": "the disk is full [really]", "waiting": 1200,
+    "open": 7, "lag_s": 0.0123, "bytes": 12_300_000, "log_bytes": 0,
+}  # fmt: skip
+
+
 def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
     """The whole of /state."""
     return {
@@ -42,6 +48,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "engines": list(engines),
         "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": WINDOW}, "classes": CLASSES}},
         "limits": LIMITS,
+        "ledger": LEDGER,
         "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
     }
 

@@ -15,7 +15,7 @@ Words = Mapping[str, str]
 Answer = dict[str, object]
 
 SPAN_DEFAULT = "7d"
-LIMIT_DEFAULT = 10
+LIMIT_DEFAULT = "10"
 
 
 def answer(reader: Reader, question: str, words: Words, now_us: int) -> Answer:
@@ -58,11 +58,13 @@ def _report(reader: Reader, words: Words, now_us: int) -> Answer:
 
 
 def _top(reader: Reader, words: Words, now_us: int) -> Answer:
-    return usage.top(reader, _span(words, now_us), _count(words, "limit"))
+    return usage.top(
+        reader, _span(words, now_us), number(words.get("limit", LIMIT_DEFAULT), "limit")
+    )
 
 
 def _tail(reader: Reader, words: Words, _: int) -> Answer:
-    return {"rows": requests.Tail(reader).last(_count(words, "last"))}
+    return {"rows": requests.Tail(reader).last(number(words.get("last", LIMIT_DEFAULT), "last"))}
 
 
 def _verify(reader: Reader, _: Words, now_us: int) -> Answer:
@@ -93,8 +95,8 @@ def _usd(words: Words, name: str) -> int:
     return nano_usd(words.get(name, "0"), name)
 
 
-def _count(words: Words, name: str) -> int:
-    text = words.get(name, str(LIMIT_DEFAULT))
+def number(text: str, name: str) -> int:
+    """How many rows; raises BadQuestion."""
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= LAST_MAX):
         raise BadQuestion(f"{name} {text!r}: must be a number from 1 to {LAST_MAX}")
     return int(text)

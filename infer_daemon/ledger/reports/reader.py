@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -88,8 +88,10 @@ class Reader:
                 self._connection.execute("ROLLBACK")
 
     def interrupt(self) -> None:
-        """End what another thread is reading, with a LedgerProblem."""
-        self._connection.interrupt()
+        """End what another thread is reading, with a LedgerProblem. If it has closed this, nothing
+        happens."""
+        with suppress(sqlite3.ProgrammingError):
+            self._connection.interrupt()
 
     def close(self) -> None:
         """Idempotent."""

@@ -1,0 +1,1 @@
+"""`infer-daemon ledger`: what the ledger tells, on a terminal or for programs."""

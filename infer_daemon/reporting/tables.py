@@ -1,0 +1,182 @@
+"""Answers as tables for a terminal."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from infer_daemon.ledger.reports.sums import NANO
+
+Row = dict[str, Any]
+Part = Table | Text | str
+
+
+def parts(question: str, answer: Row) -> Iterator[Part]:
+    """What is to be printed, one under the other."""
+    yield from _PARTS[question](answer)
+    for note in answer.get("notes", ()):
+        yield Text(note, style="yellow")
+
+
+def usd(value: float | None) -> str:
+    """Dollars for people: cents where there are dollars, more digits where there are none."""
+    if value is None:
+        return "-"
+    digits = 2 if abs(value) >= 1 or value == 0 else 4 if abs(value) >= 0.01 else 7
+    return f"{value:,.{digits}f}"
+
+
+def _nano(value: int) -> str:
+    return usd(value / NANO)
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "requests": ("requests", _count),
+    "ok": ("ok", _count),
+    "errors": ("errors", _count),
+    "prompt_tokens": ("tokens in", _count),
+    "cached_tokens": ("cached", _count),
+    "completion_tokens": ("out", _count),
+    "price_nano_usd": ("price $", _nano),
+    "compute_nano_usd": ("compute $", _nano),
+    "price_percent": ("of price %", _number),
+    "compute_percent": ("of compute %", _number),
+    "price_usd_per_million_tokens": ("price $/M", usd),
+    "compute_usd_per_million_tokens": ("compute $/M", usd),
+    "completion_tokens_per_s": ("out/s", _number),
+    "ttft_p50_ms": ("TTFT p50 ms", _number),
+    "ttft_p99_ms": ("p99 ms", _number),
+    "errors_percent": ("errors %", _number),
+    "waste_percent": ("waste %", _number),
+}
+_OF_USE: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "accepted": ("accepted", _count),
+    "price_usd_per_accepted": ("price $/accepted", usd),
+    "compute_usd_per_accepted": ("compute $/accepted", usd),
+}
+"""Columns of a report in which somebody has said what was of use."""
+
+
+def _report(answer: Row) -> Iterator[Part]:
+    rows, total, by = answer["rows"], answer["total"], answer["by"]
+    columns = _COLUMNS | (_OF_USE if total["accepted"] else {})
+    shown = [name for name in columns if rows and name in rows[0]]
+    table = _table(*by, *(columns[name][0] for name in shown), left=len(by))
+    for row in rows:
+        keys = (Text("-" if row[name] is None else str(row[name])) for name in by)
+        table.add_row(*keys, *(columns[name][1](row[name]) for name in shown))
+    if len(rows) > 1:
+        blank = [""] * (len(by) - 1)
+        cells = (columns[name][1](total[name]) if name in total else "" for name in shown)
+        table.add_row("all", *blank, *cells, style="bold")
+    yield f"{answer['since']} to {answer['until']}"
+    yield table if rows else "no request settled that was accepted in this time"
+
+
+def _request(row: Row) -> Iterator[Part]:
+    table = _table("of the request", "", left=2)
+    for name, value in row.items():
+        if value not in (None, "", 0) or name in ("prompt_tokens", "completion_tokens"):
+            table.add_row(name, Text(_said(name, value)))
+    yield table
+
+
+def _said(name: str, value: object) -> str:
+    if name.endswith("_us") and not name.endswith("_at_us") and isinstance(value, int):
+        return f"{value / 1000:,.3f} ms"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={one}" for key, one in value.items())
+    return str(value)
+
+
+TAIL = {
+    "settled_at": 24, "id": 24, "tenant": 16, "model": 16, "tier": 11, "outcome": 14, "code": 20,
+    "prompt_tokens": 8, "completion_tokens": 6, "ttft": 9, "total": 10, "price": 11,
+}  # fmt: skip
+"""Columns and their widths: lines come one by one."""
+
+
+def tail_head() -> str:
+    return _padded({name: name.removesuffix("_tokens") for name in TAIL})
+
+
+def tail_line(row: Row) -> str:
+    """One request."""
+    first_us = row["first_token_us"]
+    said = {
+        "ttft": "-" if first_us is None else f"{first_us / 1000:,.1f}",
+        "total": f"{row['settled_us'] / 1000:,.1f}",
+        "price": _nano(row["price_nano_usd"]),
+    }
+    return _padded({name: said.get(name) or str(row[name]) for name in TAIL})
+
+
+def _padded(cells: dict[str, str]) -> str:
+    return "  ".join(f"{cells[name]:<{width}}" for name, width in TAIL.items()).rstrip()
+
+
+def _tail(answer: Row) -> Iterator[Part]:
+    yield Text(tail_head(), style="bold", no_wrap=True, overflow="ellipsis")
+    for row in answer["rows"]:
+        yield Text(tail_line(row), no_wrap=True, overflow="ellipsis")
+
+
+def _breakeven(answer: Row) -> Iterator[Part]:
+    yield (
+        f"{answer['since']} to {answer['until']}: {answer['requests']:,} requests,"
+        f" {answer['prompt_tokens']:,} tokens in ({answer['cached_tokens']:,} cached),"
+        f" {answer['completion_tokens']:,} out, {answer['device_hours']:,.2f} device-hours"
+    )
+    table = _table("", "API $", "here $", "saved $", left=1)
+    there, here = float(answer["api_usd"]), float(answer["here_usd"])
+    table.add_row("this time", usd(there), usd(here), usd(there - here))
+    if "api_usd_per_month" in answer:
+        month = (f"{name}_usd_per_month" for name in ("api", "here", "saved"))
+        table.add_row("a month of it", *(usd(float(answer[name])) for name in month))
+        table.add_row("set up", "", usd(float(answer["setup_usd"])), "")
+    yield table
+    when = answer.get("break_even_calendar_month")
+    yield f"{answer['verdict']}{f' ({when})' if when else ''}"
+
+
+def _verify(answer: Row) -> Iterator[Part]:
+    table = _table("check", "", left=2)
+    for check in answer["checks"]:
+        count = check["breaches"]
+        said = f"[red]{count:,} breaches[/]" if count else "[green]ok[/]"
+        table.add_row(check["check"], said)
+    yield table
+    if answer["breaches"]:
+        breaches = _table("breach of", "row", "what", left=3)
+        for one in answer["breaches"]:
+            breaches.add_row(one["check"], Text(one["row"]), Text(one["what"]))
+        yield breaches
+    if "requests" in answer:
+        yield f"{answer['requests']:,} requests, {answer['open']:,} open, {answer['lost']:,} lost"
+
+
+def _table(*columns: str, left: int) -> Table:
+    """Args: left: how many of the first columns are text."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    return table
+
+
+_PARTS: dict[str, Callable[[Row], Iterator[Part]]] = {
+    "report": _report,
+    "top": _report,
+    "request": _request,
+    "tail": _tail,
+    "breakeven": _breakeven,
+    "verify": _verify,
+}
