@@ -63,6 +63,7 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     assert "m 4 3 a 3/8 120/4000 -" in shown
     assert "pool class tenant waiting running virtual counter one more waits" in shown
     assert "m interactive acme 4 3 12,346 1.2 s" in shown
+    assert "spilling 12.3 MB 0.0 MB 7 1,200 12 ms the disk is full [really]" in shown
 
 
 def test_everybody_who_has_a_limit_is_shown_with_what_is_used_of_it(
