@@ -23,7 +23,7 @@ def usd(value: float | None) -> str:
     """Dollars for people: cents where there are dollars, more digits where there are none."""
     if value is None:
         return "-"
-    digits = 2 if abs(value) >= 1 or value == 0 else 4 if abs(value) >= 0.01 else 7
+    digits = 2 if abs(value) >= 10 or value == 0 else 4 if abs(value) >= 0.01 else 7
     return f"{value:,.{digits}f}"
 
 

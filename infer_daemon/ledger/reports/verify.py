@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_end
+from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_starts
 from infer_daemon.ledger.problems import LedgerProblem
 from infer_daemon.ledger.reports.conservation import conservation
-from infer_daemon.ledger.reports.reader import Reader
+from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import day_text, hour_text, iso
 from infer_daemon.ledger.reports.sums import COUNTS
 from infer_daemon.ledger.reports.usage import rows_from_us
@@ -70,7 +70,7 @@ def _results(reader: Reader, now_us: int) -> dict[str, Found]:
         "requests": lambda: _requests(reader),
         "feedback": lambda: _feedback(reader),
         "hours": lambda: _hours(reader, whole_from_us),
-        "spend": lambda: _spend(reader, whole_from_us),
+        "spend": lambda: _spend(reader),
         "devices": lambda: conservation(reader),
     }
     return {name: check() for name, check in checks.items()}
@@ -158,31 +158,35 @@ def _hours(reader: Reader, whole_from_us: int) -> Found:
     return wrong
 
 
-def _spend(reader: Reader, whole_from_us: int) -> Found:
-    """No budget period has more than the requests that touched it: a request counts in one of the
-    periods in which it was accepted and settled."""
+def _spend(reader: Reader) -> Found:
+    """What a tenant has spent in a month is what it has in its days, and in all days what its
+    requests come to, deleted ones included."""
+    rows = reader.rows("SELECT * FROM spend ORDER BY tenant, period, start_at_us")
     used = reader.rows(
-        f"SELECT tenant, accepted_at_us / {DAY_US} AS first,"
-        f" (accepted_at_us + settled_us) / {DAY_US} AS last,"
-        " sum(prompt_tokens + completion_tokens) AS tokens,"
-        " sum(price_input_nano_usd + price_cached_nano_usd + price_output_nano_usd) AS nano_usd"
-        " FROM requests WHERE settled_us IS NOT NULL GROUP BY 1, 2, 3"
+        "SELECT tenant, sum(prompt_tokens + completion_tokens) AS tokens,"
+        " sum(price_nano_usd) AS nano_usd FROM hours GROUP BY tenant"
     )
+    days = [row for row in rows if row["period"] == Period.DAY]
+    months = [row for row in rows if row["period"] == Period.MONTH]
     wrong: Found = []
-    for row in reader.rows("SELECT * FROM spend WHERE start_at_us >= ?", whole_from_us):
-        first = row["start_at_us"] // DAY_US
-        end = period_end(Period(row["period"]), row["start_at_us"]) // DAY_US
-        most = [
-            one
-            for one in used
-            if one["tenant"] == row["tenant"] and one["first"] < end and one["last"] >= first
-        ]
-        for what in ("tokens", "nano_usd"):
-            at_most = sum(one[what] for one in most)
-            if not 0 <= row[what] <= at_most:
-                key = f"spend {row['tenant']} {row['period']} {day_text(row['start_at_us'])}"
-                wrong.append((key, f"{what} {row[what]}: its requests come to {at_most}"))
+    for tenant in {row["tenant"] for row in rows}:
+        own = [row for row in days if row["tenant"] == tenant]
+        for month in (row for row in months if row["tenant"] == tenant):
+            name = f"spend {tenant} month {day_text(month['start_at_us'])}"
+            inside = [d for d in own if period_starts(d["start_at_us"])[1] == month["start_at_us"]]
+            wrong += _unequal(name, [month], inside, "its days")
+        asked = [row for row in used if row["tenant"] == tenant]
+        wrong += _unequal(f"spend {tenant} day", own, asked, "its requests")
     return wrong
+
+
+def _unequal(name: str, spent: list[Row], parts: list[Row], whose: str) -> Found:
+    found: Found = []
+    for what in ("tokens", "nano_usd"):
+        one, other = (sum(row[what] for row in rows) for rows in (spent, parts))
+        if one != other:
+            found.append((name, f"has {one:,} {what}, {whose} come to {other:,}"))
+    return found
 
 
 def _counted(reader: Reader) -> dict[str, object]:

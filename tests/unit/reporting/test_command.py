@@ -41,7 +41,7 @@ def ask(folder: Path, question: str, *options: str) -> int:
         (("top", "--limit", "1", *SINCE), "of price %"),
         (("request", "chatcmpl-" + seeded.requests()[3].id), seeded.requests()[3].tenant),
         (("tail", "--last", "3"), "settled_at"),
-        (("breakeven", *API, "--gpu-hour", "2", *SINCE), "pays from month 1 on"),
+        (("breakeven", *API, "--gpu-hour", "0.01", *SINCE), "pays from month 1 on (2024-11)"),
         (("verify",), "foreign keys ok"),
     ],
 )
