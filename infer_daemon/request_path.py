@@ -193,7 +193,7 @@ class RequestPath:
         self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
         record.admitted_s = record.clock()
         if self._book is not None:
-            record.deployment = f"{deployment.pool}:{deployment.lora}".rstrip(":")
+            record.deployment = deployment.name
             record.client, record.metadata = ask.client, metadata_text(body.fields)
             self._book.open(record)
         call = Call(

@@ -48,10 +48,28 @@ def settlement_of(record: RequestRecord, charge: Charge) -> Settlement:
 def metadata_text(body: Mapping[str, Any]) -> str | None:
     """A request's `metadata`, as JSON text; None if it has none that could be kept."""
     metadata = body.get("metadata")
-    if not isinstance(metadata, dict) or not metadata:
+    if not isinstance(metadata, dict) or not metadata or not _may_fit(metadata):
         return None
     text = msgspec.json.encode(metadata)
     return text.decode() if len(text) <= METADATA_BYTES_MAX else None
+
+
+def _may_fit(metadata: dict[str, Any]) -> bool:
+    """Whether it could be as short as that, found out without looking at all of it: each thing in
+    it is a byte at least, and each text as many as it has characters."""
+    left = METADATA_BYTES_MAX
+    unseen: list[Any] = [metadata]
+    while unseen:
+        thing = unseen.pop()
+        left -= len(thing) if isinstance(thing, str | dict | list) else 1
+        if left < 0:
+            return False
+        if isinstance(thing, dict):
+            unseen += thing.keys()
+            unseen += thing.values()
+        elif isinstance(thing, list):
+            unseen += thing
+    return True
 
 
 def _asked(record: RequestRecord) -> dict[str, Any]:

@@ -16,6 +16,11 @@ class Deployment:
     lora: str
     """Folder of the adapter; "" for a base model."""
 
+    @property
+    def name(self) -> str:
+        """What answers, in words that an operator knows: the pool, and the adapter in it."""
+        return f"{self.pool}:{self.model}" if self.lora else self.pool
+
 
 class Catalog:
     """All deployments. Fixed after start."""

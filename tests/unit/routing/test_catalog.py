@@ -31,6 +31,7 @@ def test_a_public_name_leads_to_its_pool_and_adapter(catalog: Catalog) -> None:
     pirate = catalog.route("pirate")
 
     assert (pirate.pool, pirate.lora) == ("chat", "/pirate")
+    assert (pirate.name, catalog.route("chat").name) == ("chat:pirate", "chat")
     assert catalog.route("chat").lora == ""
 
 
