@@ -23,6 +23,7 @@ from infer_daemon.engines.pool import Pool
 from infer_daemon.examples import DEMO_KEY, examples
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import VendorCollector
+from infer_daemon.ledger.feedback import FeedbackDesk
 from infer_daemon.ledger.logs import choose_format
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
@@ -83,6 +84,7 @@ class Daemon:
             on_commit=self.metrics.on_commit,
         )
         self.desk = Desk(folder.root / DATABASE)
+        self.feedback = FeedbackDesk(self.book, self.metrics)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}

@@ -1,4 +1,5 @@
-"""What the daemon shows of itself: to clients (/v1/models, /ready), Prometheus and operators."""
+"""What the daemon shows of itself: to clients (/v1/models, /ready), Prometheus and operators;
+and the little that it is told besides requests."""
 
 import asyncio
 import os
@@ -15,6 +16,7 @@ from infer_daemon.engines.fleet import Fleet
 from infer_daemon.engines.pool import Pool
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
+from infer_daemon.ledger.feedback import Feedback, FeedbackDesk
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.reports.desk import Desk
@@ -40,11 +42,12 @@ class Parts(Protocol):
     recorder: Recorder
     book: Book
     desk: Desk
+    feedback: FeedbackDesk
     live: Live
 
 
 class View:
-    """Reads every part and changes none. Implements `api.app.View`."""
+    """Reads every part, and passes on what is told. Implements `api.app.View`."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -121,6 +124,10 @@ class View:
     async def usage(self, tenant: Tenant, words: Mapping[str, str]) -> dict[str, object]:
         """What a tenant has used."""
         return await self._parts.desk.own_usage(tenant.name, words)
+
+    async def feedback(self, tenant: Tenant, feedback: Feedback) -> dict[str, object]:
+        """Write down what a tenant says of an answer; see `FeedbackDesk.take`."""
+        return await self._parts.feedback.take(tenant.name, feedback)
 
     async def reload(self) -> dict[str, object]:
         """Read the configuration again; see `live.Live.reload`."""

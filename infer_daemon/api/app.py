@@ -11,7 +11,15 @@ from aiohttp.typedefs import Middleware
 
 from infer_daemon import __version__
 from infer_daemon.api import sse
-from infer_daemon.api.openai import PATHS, bearer_key, error_response, is_retry, peer_uid, read_body
+from infer_daemon.api.openai import (
+    PATHS,
+    bearer_key,
+    error_response,
+    is_retry,
+    peer_uid,
+    read_body,
+    read_small,
+)
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
@@ -22,6 +30,7 @@ from infer_daemon.domain.errors import (
 )
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
+from infer_daemon.ledger.feedback import Feedback
 from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.request_path import Ask, RequestPath
 from infer_daemon.routing.catalog import no_model
@@ -61,6 +70,9 @@ class View(Protocol):
     async def ledger_request(self, request_id: str) -> dict[str, object] | None:
         """What the ledger has of one request, if anything; raises as `ledger` does."""
 
+    async def feedback(self, tenant: Tenant, feedback: Feedback) -> dict[str, object]:
+        """Take what a tenant says of an answer; raises RequestNotFound, LedgerUnavailable."""
+
     async def reload(self) -> dict[str, object]:
         """Read the configuration again; raises SettingsError, and then nothing has changed."""
 
@@ -75,6 +87,7 @@ def build(
     app.on_response_prepare.append(_say_who)
     for url, endpoint in PATHS.items():
         app.router.add_post(url, partial(_ask, path, limits, endpoint), expect_handler=_expect)
+    app.router.add_post("/v1/feedback", partial(_feedback, view, limits), expect_handler=_expect)
     app.router.add_get("/v1/models", partial(_models, view))
     app.router.add_get("/v1/models/{id:.+}", partial(_model, view))
     app.router.add_get("/v1/usage", partial(_usage, view))
@@ -182,6 +195,11 @@ async def _model(view: View, request: web.Request) -> web.Response:
 async def _usage(view: View, request: web.Request) -> web.Response:
     tenant = view.authenticate(bearer_key(request), peer_uid(request))
     return _json(await view.usage(tenant, request.query))
+
+
+async def _feedback(view: View, limits: ListenSection, request: web.Request) -> web.Response:
+    tenant = view.authenticate(bearer_key(request), peer_uid(request))
+    return _json(await view.feedback(tenant, await read_small(request, limits, Feedback)))
 
 
 async def _version(view: View, request: web.Request) -> web.Response:

@@ -5,7 +5,9 @@ import gc
 import math
 import socket
 import struct
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import BodyPartReader, web
@@ -14,6 +16,7 @@ from infer_daemon.api import fields
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
+    ClientError,
     DaemonError,
     EncodedBody,
     MalformedBody,
@@ -46,10 +49,13 @@ PATHS: dict[str, Endpoint] = {
 
 _UPLOADS = (Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS)
 _decoder = msgspec.json.Decoder()
+T = TypeVar("T")
 PARTS_MAX = 64
 LARGE_BYTES = 131_072
 """Bodies from this size on are decoded and looked through in a thread: a megabyte of small messages
 takes 15 ms."""
+SMALL_BYTES = 65_536
+"""Of bodies that are no requests to a model."""
 _UCRED = struct.Struct("iII")
 """pid, uid, gid; see unix(7)."""
 
@@ -60,26 +66,56 @@ async def read_body(request: web.Request, endpoint: Endpoint, limits: ListenSect
     Raises:
         BodyTooLarge, EncodedBody, MalformedBody, SentTooSlowly, ClientError: as they say.
     """
+    async with _reading(request, limits):
+        if endpoint in _UPLOADS:
+            return await _read_form(request, limits)
+        return await _read_json(request, endpoint, limits)
+
+
+async def read_small(request: web.Request, limits: ListenSection, shape: type[T]) -> T:
+    """Read a body of a known shape and at most `SMALL_BYTES`.
+
+    Raises:
+        BodyTooLarge, EncodedBody, MalformedBody, SentTooSlowly, ClientError: as they say.
+    """
+    async with _reading(request, limits):
+        raw = await _read_raw(request)
+    if len(raw) > SMALL_BYTES:
+        raise BodyTooLarge(f"the body is larger than {SMALL_BYTES} bytes")
+    try:
+        return msgspec.json.decode(raw, type=shape)
+    except msgspec.ValidationError as error:
+        raise ClientError(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+
+
+@asynccontextmanager
+async def _reading(request: web.Request, limits: ListenSection) -> AsyncGenerator[None, None]:
+    """What can go wrong while a body is read, in our words."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise EncodedBody
     try:
         async with asyncio.timeout(limits.send_timeout_s):
-            if endpoint in _UPLOADS:
-                return await _read_form(request, limits)
-            return await _read_json(request, endpoint, limits)
+            yield
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(f"the body is larger than {limits.body_bytes_max} bytes") from error
     except TimeoutError as error:
         raise SentTooSlowly from error
 
 
-async def _read_json(request: web.Request, endpoint: Endpoint, limits: ListenSection) -> Body:
+async def _read_raw(request: web.Request) -> bytes:
     try:
         raw = await request.read()
     except web.RequestPayloadError as error:
         raise MalformedBody(f"the body cannot be read: {error}") from error
     if not raw:
         raise MalformedBody("the body is empty")
+    return raw
+
+
+async def _read_json(request: web.Request, endpoint: Endpoint, limits: ListenSection) -> Body:
+    raw = await _read_raw(request)
     if len(raw) < LARGE_BYTES:
         return _looked_through(raw, endpoint, limits)
     return await asyncio.to_thread(_looked_through, raw, endpoint, limits)

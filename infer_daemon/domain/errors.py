@@ -10,6 +10,7 @@
     │   ├── InvalidKey              401 invalid_api_key
     │   ├── ModelNotFound           404 model_not_found
     │   ├── NoSuchPath              404 not_found
+    │   ├── RequestNotFound         404 request_not_found
     │   ├── MethodNotAllowed        405 method_not_allowed
     │   ├── SentTooSlowly           408 request_timeout
     │   ├── BodyTooLarge            413 body_too_large
@@ -136,6 +137,13 @@ class NoSuchPath(ClientError):
 
     status = 404
     code = "not_found"
+
+
+class RequestNotFound(ClientError):
+    """There is no such request."""
+
+    status = 404
+    code = "request_not_found"
 
 
 class MethodNotAllowed(ClientError):

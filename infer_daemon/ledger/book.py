@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -19,6 +20,7 @@ from infer_daemon.ledger.entries import opening_of, settlement_of
 from infer_daemon.ledger.periods import DAY_US
 from infer_daemon.ledger.pricing import Charge, Price, charge
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
+from infer_daemon.ledger.sql.database import WriterDatabase
 from infer_daemon.ledger.store import DATABASE, Health, Started
 from infer_daemon.ledger.writer import Writer
 from infer_daemon.settings.schema import LedgerSection
@@ -32,6 +34,8 @@ PRUNE_PAUSE_S = 0.05
 PRUNE_EVERY_S = 3600.0
 RETRY_AFTER_S = 5.0
 _FREE = Charge(0, 0, 0)
+
+T = TypeVar("T")
 
 
 class Book:
@@ -139,6 +143,15 @@ class Book:
         _, waiting = await asyncio.wait({safe}, timeout=COMMIT_TIMEOUT_S)
         if waiting:
             log.error("ledger_late", id=record.id, why=self.health.why, timeout_s=COMMIT_TIMEOUT_S)
+
+    async def run(self, work: Callable[[WriterDatabase], T]) -> T:
+        """Do something else with the database, in the writer's thread and after everything that was
+        handed over so far. Rows wait meanwhile: you *must* take a few milliseconds at most.
+
+        Raises:
+            LedgerProblem: the database is out of use, or failed; nothing was done.
+        """
+        return await asyncio.wrap_future(self._writer.run(work))
 
     def _charge(self, record: RequestRecord) -> Charge:
         price = self._prices.get(record.model)

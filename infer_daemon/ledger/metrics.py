@@ -94,6 +94,12 @@ class Metrics:
             "infer_ledger_commit_seconds", "One commit", buckets=_STAGE_S, registry=registry
         )
         self._rows = Counter("infer_ledger_rows_total", "Rows written down", registry=registry)
+        self._feedback = Counter(
+            "infer_feedback_total",
+            "What tenants said of their answers; who changes it is counted again",
+            ("model", "tenant", "accepted"),
+            registry=registry,
+        )
         self._hot: dict[tuple[str, str], _Hot] = {}
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -117,6 +123,10 @@ class Metrics:
         """So many rows were written down. Told by the ledger's own thread."""
         self._rows.inc(rows)
         self._commit.observe(seconds)
+
+    def on_feedback(self, model: str, tenant: str, *, accepted: bool) -> None:
+        """A tenant said this of an answer, or the opposite of what it said before."""
+        self._feedback.labels(model, tenant, str(accepted).lower()).inc()
 
     def on_door_refused(self, reason: str) -> None:
         """Somebody was refused before there was a request."""
