@@ -84,6 +84,9 @@ class Daemon:
             on_commit=self.metrics.on_commit,
         )
         self.desk = Desk(folder.root / DATABASE)
+        self.metrics.watch_ledger(
+            lambda: self.book.health.state == "ok", lambda: self.book.health.waiting
+        )
         self.feedback = FeedbackDesk(self.book, self.metrics)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)

@@ -109,7 +109,9 @@ class Book:
         Raises:
             LedgerUnavailable: it could not be written down.
         """
-        if self._section.on_error == "refuse" and self.health.state != "ok":
+        state = self.health.state
+        # Where even the journal fails, an answer would wait in vain to be written down.
+        if state == "failing" or (state != "ok" and self._section.on_error == "refuse"):
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S)
         age_us = round((record.clock() - record.accepted_s) * 1e6)
         record.accepted_at_us = time.time_ns() // 1000 - age_us

@@ -5,9 +5,10 @@ from the moment the request was accepted and so with the wait; vLLM's own series
 begin inside the engine, are exported beside them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from infer_daemon.domain.record import RequestRecord
@@ -100,6 +101,12 @@ class Metrics:
             ("model", "tenant", "accepted"),
             registry=registry,
         )
+        self._ledger_ok = Gauge(
+            "infer_ledger_ok", "1 while rows reach the database", registry=registry
+        )
+        self._ledger_waiting = Gauge(
+            "infer_ledger_rows_waiting", "Rows not in the database yet", registry=registry
+        )
         self._hot: dict[tuple[str, str], _Hot] = {}
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -118,6 +125,11 @@ class Metrics:
         hot.completion_tokens.inc(new_tokens)
         if gap_s is not None:
             hot.gap.observe(gap_s)
+
+    def watch_ledger(self, is_ok: Callable[[], bool], waiting: Callable[[], int]) -> None:
+        """Ask these at each scrape."""
+        self._ledger_ok.set_function(lambda: float(is_ok()))
+        self._ledger_waiting.set_function(lambda: float(waiting()))
 
     def on_commit(self, rows: int, seconds: float) -> None:
         """So many rows were written down. Told by the ledger's own thread."""

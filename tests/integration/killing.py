@@ -272,8 +272,9 @@ def compare(folder: StateFolder, seen: Seen) -> dict[str, int]:
         id: ("ok", usage.prompt_tokens, usage.completion_tokens) for id, usage in seen.ended.items()
     }
     assert {id: rows.get(id) for id in ended} == ended
-    for request_id in seen.left - ended.keys():  # one may have been killed before it was seen to go
-        assert rows[request_id][0] in ("cancelled", "ok", "lost")
+    # Killed before it was seen to go, or even before its opening was written down.
+    gone = {rows[request_id][0] for request_id in seen.left - ended.keys() if request_id in rows}
+    assert gone <= {"cancelled", "ok", "lost"}
     assert {rows[request_id][0] for request_id in seen.open} <= {"lost"}
     price = "price_input_nano_usd + price_cached_nano_usd + price_output_nano_usd"
     unbilled = f"{price} + prompt_tokens + completion_tokens + reserved_tokens + reserved_nano_usd"
