@@ -77,6 +77,8 @@ class RequestRecord:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of the completion that are thoughts, as far as the front end says; known at the end."""
 
     seqs: int = 0
     """Sequences asked of engines, `n` and prompt lists included."""

@@ -36,6 +36,7 @@ def settlement_of(record: RequestRecord, charge: Charge) -> Settlement:
         prompt_tokens=record.prompt_tokens if record.granted_s is not None else 0,
         cached_tokens=record.cached_tokens,
         completion_tokens=record.completion_tokens,
+        reasoning_tokens=record.reasoning_tokens,
         price_input_nano_usd=charge.input_nano_usd,
         price_cached_nano_usd=charge.cached_nano_usd,
         price_output_nano_usd=charge.output_nano_usd,

@@ -149,13 +149,14 @@ class VllmFrontend:
             request = await self._validated(route, body)
             if getattr(request, "use_beam_search", False):
                 raise NotSupported("beam search is not offered here", param="use_beam_search")
+            raw_request = _raw_request(call)
             if route.takes_upload:
-                arguments = (call.upload, request, _raw_request(call))
+                arguments = (call.upload, request, raw_request)
             else:
-                arguments = (request, _raw_request(call))  # type: ignore[assignment]
+                arguments = (request, raw_request)  # type: ignore[assignment]
             result = await getattr(handler, route.method)(*arguments)
             if not isinstance(result, ErrorResponse):
-                return await _answer(result, route)
+                return await _answer(result, route, raw_request.state)
         if (task := asyncio.current_task()) is not None and task.cancelling():
             # Some handlers answer a cancellation with an error instead of passing it on.
             raise asyncio.CancelledError
@@ -200,10 +201,14 @@ def _in_our_words() -> Iterator[None]:
         raise errors.from_exception(error) from error
 
 
-async def _answer(result: Any, route: _Route) -> Reply | EventStream:
-    """Any of the things that a handler may return, in our words."""
+async def _answer(result: Any, route: _Route, state: Any) -> Reply | EventStream:
+    """Any of the things that a handler may return, in our words.
+
+    Args: state: where the handler leaves what was used.
+    """
     if isinstance(result, BaseModel):
         _tell_class(result)
+        _note_reasoning(result, state)
         text = result.model_dump_json(by_alias=route.by_alias, exclude_none=route.exclude_none)
         return Reply(text.encode())
     if isinstance(result, StreamingResponse):
@@ -213,7 +218,19 @@ async def _answer(result: Any, route: _Route) -> Reply | EventStream:
     if isinstance(result, Response):
         kind = result.media_type or "text/plain"
         return Reply(bytes(result.body), result.status_code, kind, _headers(result))
-    return await _primed(_sse(result))
+    return await _primed(_sse(result, state))
+
+
+def _note_reasoning(response: Any, state: Any) -> None:
+    """How much of the completion the parser took for thoughts: only a handler knows. Responses have
+    it in their own usage, the other endpoints leave it with the request."""
+    left = getattr(getattr(state, "request_metadata", None), "final_usage_info", None)
+    own = getattr(response, "usage", None)
+    details = getattr(left, "completion_tokens_details", None) or getattr(
+        own, "output_tokens_details", None
+    )
+    if details is not None:
+        _record().reasoning_tokens = details.reasoning_tokens or 0
 
 
 def _tell_class(response: Any) -> None:
@@ -222,15 +239,17 @@ def _tell_class(response: Any) -> None:
         response.service_tier = _record().tier.service_tier
 
 
-async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
+async def _sse(events: AsyncIterator[Any], state: Any) -> AsyncGenerator[bytes, None]:
     """Events as they go over the wire. Handlers yield finished lines or, for responses, objects."""
+    response: Any = None
     record = _record()
     async with aclosing(events) as open_events:  # type: ignore[type-var]
         async for event in open_events:
             if isinstance(event, str):
                 line = event.encode()
             else:
-                _tell_class(getattr(event, "response", None))
+                response = getattr(event, "response", None)
+                _tell_class(response)
                 data = event.model_dump_json(by_alias=True)
                 line = f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
             if (error := _error_event(line)) is not None:
@@ -239,6 +258,7 @@ async def _sse(events: AsyncIterator[Any]) -> AsyncGenerator[bytes, None]:
                 yield error_event(record.refusal, record.endpoint)
                 return  # what handlers say after it (`[DONE]`, `message_stop`) sounds like success
             yield line
+    _note_reasoning(response, state)
 
 
 async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:
