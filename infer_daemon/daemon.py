@@ -21,6 +21,7 @@ from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
 from infer_daemon.examples import DEMO_KEY, examples
+from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.feedback import FeedbackDesk
@@ -30,7 +31,7 @@ from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.ledger.reports.desk import Desk
 from infer_daemon.ledger.store import DATABASE
-from infer_daemon.live import Live, Source, policy, prices, windows
+from infer_daemon.live import Live, Source, budgets, policy, prices, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -79,7 +80,6 @@ class Daemon:
         self.book = Book(
             folder.root,
             settings.ledger,
-            prices(settings),
             loop=self._loop,
             on_commit=self.metrics.on_commit,
         )
@@ -88,10 +88,11 @@ class Daemon:
             lambda: self.book.health.state == "ok", lambda: self.book.health.waiting
         )
         self.feedback = FeedbackDesk(self.book, self.metrics)
+        self.allowances = Allowances(budgets(settings), prices(settings), _wall_us)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}
-        self.admission = Admission(settings, self.schedulers, time.monotonic)
+        self.admission = Admission(settings, self.schedulers, self.allowances, time.monotonic)
         self.pools = {
             name: Pool(
                 name,
@@ -112,6 +113,7 @@ class Daemon:
             schedulers=self.schedulers,
             recorder=self.recorder,
             comment_after_s=settings.scheduling.comment_after_s,
+            allowances=self.allowances,
             book=self.book,
         )
         self.live = Live(settings, self, source)
@@ -154,6 +156,7 @@ class Daemon:
             log.warning("leftovers_ended", pids=ended)
         await self.book.start()
         try:
+            self.allowances.load(await self.book.spent(_wall_us()))
             await self._serve(show_examples=show_examples)
         finally:
             await self.book.close()
@@ -285,6 +288,10 @@ class Daemon:
                 return False
             await asyncio.sleep(DRAIN_PROBE_S)
         return True
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _on_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -11,11 +11,14 @@ import structlog
 from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.pool import Pool
-from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.allowances import Allowances
+from infer_daemon.ledger.budgets import Budget, Unit
+from infer_daemon.ledger.periods import Period
 from infer_daemon.ledger.pricing import Price
 from infer_daemon.request_path import RequestPath
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.settings.budgets import KEYS, limit
 from infer_daemon.settings.load import SettingsError
 from infer_daemon.settings.schema import (
     LimitsSection,
@@ -36,7 +39,7 @@ class Parts(Protocol):
     schedulers: dict[str, Scheduler]
     pools: dict[str, Pool]
     path: RequestPath
-    book: Book
+    allowances: Allowances
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Live:
         parts, self._settings = self._parts, merged
         parts.tenants.change(merged.tenants)
         parts.admission.change(merged)
-        parts.book.change(prices(merged))
+        parts.allowances.change(budgets(merged), prices(merged))
         parts.path.comment_after_s = merged.scheduling.comment_after_s
         for scheduler in parts.schedulers.values():
             scheduler.change(policy(merged))
@@ -138,6 +141,22 @@ def prices(settings: Settings) -> dict[str, Price]:
         for name, model in settings.models.items()
         if model.price is not None
     }
+
+
+def budgets(settings: Settings) -> dict[str, list[Budget]]:
+    """What each tenant may use up; who is not in it has no budget."""
+    units = {"usd": Unit.NANO_USD, "tokens": Unit.TOKENS}
+    found: dict[str, list[Budget]] = {}
+    for name, tenant in settings.tenants.items():
+        for is_hard, section in ((True, tenant.budget.hard), (False, tenant.budget.soft)):
+            for key in KEYS:
+                period, unit = key.split("_")
+                if (most := limit(section, key)) is not None:
+                    budget = Budget(
+                        period=Period(period), unit=units[unit], limit=most, is_hard=is_hard
+                    )
+                    found.setdefault(name, []).append(budget)
+    return found
 
 
 def windows(settings: Settings) -> dict[EngineName, WindowSection]:

@@ -31,6 +31,7 @@ from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Call, EventStream, Frontend, Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.fitting import fit
+from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.entries import metadata_text
 from infer_daemon.ledger.recorder import Recorder
@@ -100,6 +101,7 @@ class RequestPath:
         schedulers: Mapping[str, Scheduler],
         recorder: Recorder,
         comment_after_s: float,
+        allowances: Allowances,
         book: Book | None = None,
     ) -> None:
         """Args: book: where admitted requests are written down; None for tests of the rest."""
@@ -111,6 +113,7 @@ class RequestPath:
         self._catalog = catalog
         self._pools = pools
         self._recorder = recorder
+        self._allowances = allowances
         self._book = book
         self.is_draining = False
         """While true, new requests are refused and running ones go on."""
@@ -262,7 +265,8 @@ class RequestPath:
         that must happen has happened before it first waits."""
         self._admission.settle(record, outcome)
         self._recorder.settle(record, outcome, error)
-        if self._book is not None and (safe := self._book.settle(record)) is not None:
+        bill = self._allowances.settle(record)
+        if self._book is not None and (safe := self._book.settle(record, bill)) is not None:
             await self._book.wait(safe, record)
 
     async def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:

@@ -13,9 +13,10 @@ from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.contract import Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
-from infer_daemon.live import policy, windows
+from infer_daemon.live import budgets, policy, prices, windows
 from infer_daemon.request_path import Answer, Ask, Body, RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -35,7 +36,13 @@ class Inside:
         catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in catalog.pools}
         clock = asyncio.get_running_loop().time
-        self.admission = Admission(settings, self.schedulers, clock)
+        self.started_at_us = 0
+        self.allowances = Allowances(
+            budgets(settings),
+            prices(settings),
+            lambda: self.started_at_us + round(clock() * 1e6),
+        )
+        self.admission = Admission(settings, self.schedulers, self.allowances, clock)
         for name in catalog.pools:
             self.pools[name] = Pool(
                 name,
@@ -58,6 +65,7 @@ class Inside:
             schedulers=self.schedulers,
             recorder=self.recorder,
             comment_after_s=settings.scheduling.comment_after_s,
+            allowances=self.allowances,
         )
 
     @asynccontextmanager
@@ -120,6 +128,8 @@ class Inside:
         """Every request has settled and nothing of one is anywhere."""
         assert self.path.in_flight == 0
         self.admission.check()
+        self.allowances.check()
+        assert self.allowances.open_count == 0
         for scheduler in self.schedulers.values():
             scheduler.check()
             assert (scheduler.waiting, scheduler.running) == (0, 0)

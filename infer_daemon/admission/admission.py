@@ -41,6 +41,17 @@ class Outlook(Protocol):
         by the clock of the records."""
 
 
+class Budgets(Protocol):
+    """Who knows what tenants may spend; see `ledger.allowances.Allowances`. What is reserved there
+    is settled there, too."""
+
+    def reserve(self, record: RequestRecord, *, input_tokens: int, output_tokens: int) -> None:
+        """Reserve that much at least; raises QuotaExceeded."""
+
+    def amend(self, record: RequestRecord, *, input_tokens: int, output_tokens: int) -> None:
+        """One call of it will use no more than that; raises QuotaExceeded."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applicant:
     """A request as the checks see it."""
@@ -62,10 +73,15 @@ class Admission:
     """Keeps the accounts of every tenant, every model and the daemon."""
 
     def __init__(
-        self, settings: Settings, outlooks: Mapping[str, Outlook], clock: Callable[[], float]
+        self,
+        settings: Settings,
+        outlooks: Mapping[str, Outlook],
+        budgets: Budgets,
+        clock: Callable[[], float],
     ) -> None:
         """Args: outlooks: the scheduler of each pool; clock: seconds, the one of the records."""
         self._outlooks = outlooks
+        self._budgets = budgets
         self._clock = clock
         self._scheduling = settings.scheduling
         now_s = clock()
@@ -97,7 +113,7 @@ class Admission:
 
         Raises:
             ClientError: the request can never be admitted as it is.
-            LimitReached: a limit of the tenant, the model or the daemon.
+            LimitReached: a budget or a limit of the tenant, a limit of the model or the daemon.
             QueueFull, WouldWaitTooLong: the daemon has too much to do.
         """
         now_s = record.clock()
@@ -119,15 +135,20 @@ class Admission:
             field = asks.length_field(record.endpoint, applicant.body)
             ticket.sizes.refuse_output(ticket.asked_output_tokens, field)
         self._tickets[record.id] = ticket
-        # 4. Few enough are being answered.
-        ticket.take_flight(now_s)
-        # 5. Few enough are waiting for an engine.
+        # 4. Its tenant's budgets leave something. How much it needs is known when it is rendered; a
+        # guess above that would keep others out for whom there is room.
         needs_engine = record.endpoint not in WITHOUT_ENGINE
         if needs_engine:
+            prompts = asks.prompts(applicant.body)
+            self._budgets.reserve(record, input_tokens=prompts, output_tokens=fanout)
+        # 5. Few enough are being answered.
+        ticket.take_flight(now_s)
+        # 6. Few enough are waiting for an engine.
+        if needs_engine:
             ticket.take_queues(self._queues[applicant.pool], now_s)
-        # 6. Not too many in a minute, and none of the minute's tokens are used up.
+        # 7. Not too many in a minute, and none of the minute's tokens are used up.
         ticket.take_request(*_about(record, ticket, applicant.body, fanout), now_s)
-        # 7. Its turn would come in time.
+        # 8. Its turn would come in time.
         if needs_engine:
             self._refuse_late(record, ticket, now_s)
         ticket.is_in = True
@@ -140,9 +161,10 @@ class Admission:
         may generate, at most `output_tokens_max`.
 
         Raises:
-            PromptTooLong: 8. with both numbers.
-            WouldWaitTooLong: 9. so many came while it was rendered that its turn comes too late.
-            RateLimited: 10. the minute's tokens are used up.
+            PromptTooLong: 9. with both numbers.
+            WouldWaitTooLong: 10. so many came while it was rendered that its turn comes too late.
+            QuotaExceeded: 11. others have reserved what was left of a budget.
+            RateLimited: 12. the minute's tokens are used up.
         """
         ticket = self._tickets[record.id]
         now_s = record.clock()
@@ -161,7 +183,9 @@ class Admission:
                 if record.told.get("x-infer-clamped") != told:
                     record.note(f"clamped: {told}")
                 record.told["x-infer-clamped"] = told
-        ticket.take_tokens(prompt_tokens, output_tokens * seqs, now_s)
+        tokens_max = output_tokens * seqs
+        self._budgets.amend(record, input_tokens=prompt_tokens, output_tokens=tokens_max)
+        ticket.take_tokens(prompt_tokens, tokens_max, now_s)
         return output_tokens
 
     def sizes(self, record: RequestRecord) -> Sizes:

@@ -21,7 +21,8 @@
     │   ├── LimitReached            429: the party's own limit
     │   │   ├── RateLimited         429 rate_limit_exceeded
     │   │   ├── TooManyInFlight     429 concurrency_limit_exceeded
-    │   │   └── TooManyQueued       429 queue_limit_exceeded
+    │   │   ├── TooManyQueued       429 queue_limit_exceeded
+    │   │   └── QuotaExceeded       429 insufficient_quota
     │   ├── TooManyConnections      503 too_many_connections
     │   ├── QueueFull               503 queue_full
     │   ├── LedgerUnavailable       503 ledger_unavailable
@@ -220,6 +221,13 @@ class TooManyQueued(LimitReached):
 
     code = "queue_limit_exceeded"
     type = "requests"
+
+
+class QuotaExceeded(LimitReached):
+    """You exceeded your current quota."""
+
+    code = "insufficient_quota"
+    type = "insufficient_quota"
 
 
 class TooManyConnections(Rejected):

@@ -1,4 +1,5 @@
-"""Dollars as they are configured, as integers of nano-dollars. Pure, and without floats."""
+"""Dollars as they are configured and shown, and as integers of nano-dollars. Pure, and without
+floats."""
 
 from decimal import Decimal, InvalidOperation
 
@@ -24,6 +25,13 @@ def nano_usd(dollars: int | float | str, what: str) -> int:
     if exponent < -NANO_DIGITS and any(digits[exponent + NANO_DIGITS :]):
         raise ValueError(f"{what} {dollars}: has more than {NANO_DIGITS} decimals")
     return int(value.scaleb(NANO_DIGITS)) if value else 0
+
+
+def usd(nano_usd: int) -> str:
+    """Dollars to be read, exactly: $1,250.00, $0.0000375."""
+    whole, rest = divmod(nano_usd, 10**NANO_DIGITS)
+    decimals = f"{rest:0{NANO_DIGITS}}".rstrip("0")
+    return f"${whole:,}.{decimals:0<2}"
 
 
 def _decimal(dollars: int | float | str, what: str) -> Decimal:

@@ -80,6 +80,10 @@ class RequestRecord:
     reasoning_tokens: int = 0
     """Those of the completion that are thoughts, as far as the front end says; known at the end."""
 
+    reserved_tokens: int = 0
+    """Of its tenant's budgets: what it may use at most, as far as that is known."""
+    reserved_nano_usd: int = 0
+
     seqs: int = 0
     """Sequences asked of engines, `n` and prompt lists included."""
     calls_started: int = 0

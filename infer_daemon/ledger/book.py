@@ -7,7 +7,7 @@ becomes of new requests while nothing can be written down.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +16,10 @@ import structlog
 
 from infer_daemon.domain.errors import LedgerUnavailable
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.budgets import Spend
 from infer_daemon.ledger.entries import opening_of, settlement_of
 from infer_daemon.ledger.periods import DAY_US
-from infer_daemon.ledger.pricing import Charge, Price, charge
+from infer_daemon.ledger.pricing import Bill
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
 from infer_daemon.ledger.sql.database import WriterDatabase
 from infer_daemon.ledger.store import DATABASE, Health, Started
@@ -33,7 +34,6 @@ CLOSE_TIMEOUT_S = 10.0
 PRUNE_PAUSE_S = 0.05
 PRUNE_EVERY_S = 3600.0
 RETRY_AFTER_S = 5.0
-_FREE = Charge(0, 0, 0)
 
 T = TypeVar("T")
 
@@ -45,7 +45,6 @@ class Book:
         self,
         folder: Path,
         section: LedgerSection,
-        prices: Mapping[str, Price],
         *,
         loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[int, float], None],
@@ -53,12 +52,10 @@ class Book:
         """
         Args:
             folder: the state folder, whose lock is held.
-            prices: model -> what its tokens are sold for; who is not in it is free.
             on_commit: rows and seconds of each, told in the writer's thread.
         """
         self._path = folder / DATABASE
         self._section = section
-        self._prices = prices
         self._loop = loop
         self._open: set[str] = set()
         self._unsafe: dict[str, float] = {}
@@ -82,9 +79,15 @@ class Book:
         """Write down everything that was handed over."""
         await asyncio.to_thread(self._writer.close, CLOSE_TIMEOUT_S)
 
-    def change(self, prices: Mapping[str, Price]) -> None:
-        """Other prices from now on, also for requests that are running."""
-        self._prices = prices
+    async def spent(self, now_us: int) -> list[Spend]:
+        """What tenants have used of the periods that are now, as settled rows have it. For the time
+        before the first request.
+
+        Raises:
+            LedgerProblem: it cannot be read.
+        """
+        reading = self._writer.run(lambda database: database.spent(now_us))
+        return await asyncio.wrap_future(reading)
 
     @property
     def health(self) -> Health:
@@ -121,9 +124,9 @@ class Book:
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S) from error
         self._open.add(record.id)
 
-    def settle(self, record: RequestRecord) -> "asyncio.Future[None] | None":
-        """A request has ended. What is returned is done when its row is safe: `wait` for it before
-        the client has its end. None for one that was never opened."""
+    def settle(self, record: RequestRecord, bill: Bill) -> "asyncio.Future[None] | None":
+        """A request has ended, and came to that. What is returned is done when its row is safe:
+        `wait` for it before the client has its end. None for one that was never opened."""
         if record.id not in self._open:
             return None
         self._open.remove(record.id)
@@ -137,7 +140,7 @@ class Book:
                 safe.set_result(None)
 
         self._unsafe[record.id] = self._loop.time()
-        self._writer.settled(settlement_of(record, self._charge(record)), done)
+        self._writer.settled(settlement_of(record, bill), done)
         return safe
 
     async def wait(self, safe: "asyncio.Future[None]", record: RequestRecord) -> None:
@@ -154,17 +157,6 @@ class Book:
             LedgerProblem: the database is out of use, or failed; nothing was done.
         """
         return await asyncio.wrap_future(self._writer.run(work))
-
-    def _charge(self, record: RequestRecord) -> Charge:
-        price = self._prices.get(record.model)
-        if price is None or record.granted_s is None:
-            return _FREE
-        return charge(
-            price,
-            prompt_tokens=record.prompt_tokens,
-            cached_tokens=record.cached_tokens,
-            completion_tokens=record.completion_tokens,
-        )
 
     async def prune(self) -> None:
         """Delete what is older than it is to be kept, a little at a time, for ever."""

@@ -5,7 +5,8 @@ Whoever is let in reserves what the request may use at most, and settles what it
 budget lets a request in while anything of it is neither used nor reserved, even if that is less
 than the request reserves: so one request at most may exceed what is left, and until that one has
 settled, nobody else is let in. The budget is overshot by no more than this one request's
-reservation, and nobody is refused for whom there was room.
+reservation, and nobody is refused for whom there was room. What a request may use at most is known
+exactly when it is rendered: it reserves the least before that, and amends.
 
 A request is charged to the period in which it settles. Reservations belong to no period: they count
 against the one that is now, so they move with it.
@@ -32,6 +33,9 @@ class Unit(StrEnum):
     NANO_USD = "nano_usd"
 
     __hash__ = str.__hash__
+
+
+_NOTHING = dict.fromkeys(Unit, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,7 @@ class Exhausted:
 
     period: Period
     unit: Unit
+    limit: int
     resets_at_us: int
     is_used_up: bool
     """Else requests that are running hold what is left of it: some of it may be free when they
@@ -94,6 +99,11 @@ class Standing:
     def over(self) -> int:
         """How much more was used than the limit says."""
         return 0 if self.limit is None else max(0, self.used - self.limit)
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether there is something to tell: nobody is let in any more, or too much was used."""
+        return self.over > 0 or (self.is_hard and self.used == self.limit)
 
 
 class _Account:
@@ -149,18 +159,29 @@ class Budgets:
         now_us = self._believe(now_us)
         account = self._account(tenant)
         own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
-        refusals = [
-            self._exhausted(account, budget, now_us)
-            for budget in self._limits.get(tenant, ())
-            if budget.is_hard and own[budget.unit] and self._left(account, budget, now_us) <= 0
-        ]
-        if refusals:
-            return max(refusals, key=lambda refusal: (refusal.is_used_up, refusal.resets_at_us))
-        reservation = Reservation(tenant, tokens, nano_usd)
-        self._open.add(reservation)
-        account.reserved[Unit.TOKENS] += tokens
-        account.reserved[Unit.NANO_USD] += nano_usd
-        return reservation
+        if (refusal := self._refusal(tenant, own, _NOTHING, now_us)) is not None:
+            return refusal
+        return self._reserved(account, Reservation(tenant, tokens, nano_usd))
+
+    def amend(
+        self, reservation: Reservation, tokens: int, nano_usd: int, now_us: int
+    ) -> Reservation | Exhausted:
+        """The request turns out to use no more than that. If it is more than it has reserved, it is
+        let in as if it came now: while anything is left that others neither use nor reserve. So of
+        those who come together too many may reserve a little, but not amend it to too much.
+
+        Returns: what it holds instead from now on; or why it is refused, which leaves it what it
+        held, and that *must* be released.
+        """
+        assert reservation in self._open, "a reservation was amended that is not open"
+        now_us = self._believe(now_us)
+        held = {Unit.TOKENS: reservation.tokens, Unit.NANO_USD: reservation.nano_usd}
+        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
+        if (refusal := self._refusal(reservation.tenant, own, held, now_us)) is not None:
+            return refusal
+        self.release(reservation)
+        account = self._account(reservation.tenant)
+        return self._reserved(account, Reservation(reservation.tenant, tokens, nano_usd))
 
     def settle(
         self, reservation: Reservation, tokens: int, nano_usd: int, now_us: int
@@ -233,6 +254,26 @@ class Budgets:
             account = self._accounts[tenant] = _Account()
         return account
 
+    def _reserved(self, account: _Account, reservation: Reservation) -> Reservation:
+        self._open.add(reservation)
+        account.reserved[Unit.TOKENS] += reservation.tokens
+        account.reserved[Unit.NANO_USD] += reservation.nano_usd
+        return reservation
+
+    def _refusal(
+        self, tenant: str, own: Mapping[Unit, int], held: Mapping[Unit, int], now_us: int
+    ) -> Exhausted | None:
+        """What keeps a request out that wants its own, and holds some of it already."""
+        account = self._accounts[tenant]
+        refusals = [
+            self._exhausted(account, budget, now_us)
+            for budget in self._limits.get(tenant, ())
+            if budget.is_hard
+            and own[budget.unit] > held[budget.unit]
+            and self._left(account, budget, now_us) + held[budget.unit] <= 0
+        ]
+        return max(refusals, key=lambda one: (one.is_used_up, one.resets_at_us), default=None)
+
     def _left(self, account: _Account, budget: Budget, now_us: int) -> int:
         """What nobody has used or reserved; below 0 when it is overshot."""
         start_at_us = period_starts(now_us)[budget.period is Period.MONTH]
@@ -244,6 +285,7 @@ class Budgets:
         return Exhausted(
             budget.period,
             budget.unit,
+            budget.limit,
             period_end(budget.period, now_us),
             is_used_up=self._left(account, budget, now_us) + held <= 0,
         )

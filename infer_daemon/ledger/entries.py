@@ -7,7 +7,7 @@ import msgspec
 
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
-from infer_daemon.ledger.pricing import Charge
+from infer_daemon.ledger.pricing import Bill
 from infer_daemon.ledger.rows import Opening, Settlement
 
 METADATA_BYTES_MAX = 4096
@@ -19,7 +19,7 @@ def opening_of(record: RequestRecord) -> Opening:
     return Opening(**_asked(record))
 
 
-def settlement_of(record: RequestRecord, charge: Charge) -> Settlement:
+def settlement_of(record: RequestRecord, bill: Bill) -> Settlement:
     """All of it, when it is over."""
     assert record.outcome is not None, "only what has ended is settled"
     wasted = record.completion_tokens if record.outcome is Outcome.CANCELLED else 0
@@ -37,12 +37,16 @@ def settlement_of(record: RequestRecord, charge: Charge) -> Settlement:
         cached_tokens=record.cached_tokens,
         completion_tokens=record.completion_tokens,
         reasoning_tokens=record.reasoning_tokens,
-        price_input_nano_usd=charge.input_nano_usd,
-        price_cached_nano_usd=charge.cached_nano_usd,
-        price_output_nano_usd=charge.output_nano_usd,
+        price_input_nano_usd=bill.charge.input_nano_usd,
+        price_cached_nano_usd=bill.charge.cached_nano_usd,
+        price_output_nano_usd=bill.charge.output_nano_usd,
         waste_disconnect_tokens=wasted,
         truncated="x-infer-truncated" in record.told,
         clamped="x-infer-clamped" in record.told,
+        day_start_us=bill.day_start_us,
+        month_start_us=bill.month_start_us,
+        spent_tokens=bill.tokens,
+        spent_nano_usd=bill.charge.total_nano_usd,
     )
 
 
@@ -88,6 +92,8 @@ def _asked(record: RequestRecord) -> dict[str, Any]:
         "authenticated_us": _us(record, record.authenticated_s),
         "admitted_us": _us(record, record.admitted_s),
         "routed_us": _us(record, record.routed_s),
+        "reserved_tokens": record.reserved_tokens,
+        "reserved_nano_usd": record.reserved_nano_usd,
     }
 
 

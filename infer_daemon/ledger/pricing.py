@@ -60,6 +60,18 @@ class Charge:
         return self.input_nano_usd + self.cached_nano_usd + self.output_nano_usd
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a request comes to in the end."""
+
+    charge: Charge = Charge(0, 0, 0)
+    tokens: int = 0
+    """That its tenant has used of its budgets, cached ones included."""
+    day_start_us: int | None = None
+    """Of the periods in which it is charged; None where there is nothing to be charged."""
+    month_start_us: int | None = None
+
+
 def charge(
     price: Price, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int
 ) -> Charge:
@@ -74,6 +86,12 @@ def charge(
         _of(cached_tokens, price.cached_nano_usd),
         _of(completion_tokens, price.output_nano_usd),
     )
+
+
+def most_nano_usd(price: Price, *, prompt_tokens: int, completion_tokens: int) -> int:
+    """What such a request is charged at most, whatever is cached (but for rounding)."""
+    dearest_nano_usd = max(price.input_nano_usd, price.cached_nano_usd)
+    return _of(prompt_tokens, dearest_nano_usd) + _of(completion_tokens, price.output_nano_usd)
 
 
 def _of(tokens: int, nano_usd_per_million: int) -> int:

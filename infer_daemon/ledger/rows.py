@@ -70,7 +70,7 @@ class Settlement(Asked, frozen=True, kw_only=True, tag_field="row", tag="settled
     clamped: bool = False
     day_start_us: int | None = None
     """From here on no columns: what the settle adds to its tenant's budget periods, which are those
-    that its reservation was made in. Without starts it adds nothing."""
+    that it settles in. Without starts it adds nothing."""
     month_start_us: int | None = None
     spent_tokens: int = 0
     spent_nano_usd: int = 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from infer_daemon.domain.money import nano_usd
+from infer_daemon.settings import budgets
 from infer_daemon.settings.schema import EngineSection, Settings
 
 OURS = {
@@ -36,7 +37,7 @@ REFUSED = {
 
 def problems(settings: Settings) -> list[str]:
     """Every breach as `path: what is wrong`, in the order of the file's sections."""
-    parts = (_listen, _engines, _models, _devices, _cores, _prices, _tenants)
+    parts = (_listen, _engines, _models, _devices, _cores, _prices, _tenants, budgets.problems)
     return [problem for part in parts for problem in part(settings)]
 
 

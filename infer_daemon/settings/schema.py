@@ -19,6 +19,7 @@ Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 KeptShare = Annotated[float, Meta(ge=0, le=0.3)]
 Priority = Literal["critical", "interactive", "batch"]
 Usd = int | float | str
+Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
 VllmValue = str | int | float | bool | list[Any] | dict[str, Any]
 
 
@@ -116,6 +117,22 @@ class LimitsSection(Section, frozen=True):
     too_long_text: Literal["reject", "keep_tail"] | None = None
 
 
+class BudgetLimitsSection(Section, frozen=True):
+    """How much may be used in a day and in a month of UTC."""
+
+    day_usd: Usd | None = None
+    month_usd: Usd | None = None
+    day_tokens: Tokens | None = None
+    month_tokens: Tokens | None = None
+
+
+class BudgetSection(Section, frozen=True):
+    """What a tenant may use up: hard budgets refuse, soft ones warn."""
+
+    hard: BudgetLimitsSection = BudgetLimitsSection()
+    soft: BudgetLimitsSection = BudgetLimitsSection()
+
+
 class TenantSection(Section, frozen=True):
     """One party that requests are charged to."""
 
@@ -128,6 +145,7 @@ class TenantSection(Section, frozen=True):
     ttft_objective_s: Seconds | None = None
     deadline_s: Seconds | None = None
     limits: LimitsSection = LimitsSection()
+    budget: BudgetSection = BudgetSection()
 
 
 class SimSection(Section, frozen=True):

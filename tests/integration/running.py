@@ -98,6 +98,8 @@ class Running:
         for scheduler in self.daemon.schedulers.values():
             scheduler.check()
             assert (scheduler.waiting, scheduler.running) == (0, 0)
+        self.daemon.allowances.check()
+        assert self.daemon.allowances.open_count == 0
         self.daemon.stop()
         async with asyncio.timeout(20):
             await self.task

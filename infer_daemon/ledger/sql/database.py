@@ -10,6 +10,8 @@ import msgspec
 
 from infer_daemon.ledger import batch as batches
 from infer_daemon.ledger.batch import Batch
+from infer_daemon.ledger.budgets import STEP_BACK_MAX_US, Spend
+from infer_daemon.ledger.periods import Period, period_starts
 from infer_daemon.ledger.problems import LedgerProblem, explain
 from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Opening, Settlement
 from infer_daemon.ledger.sql import statements
@@ -118,6 +120,15 @@ class WriterDatabase:
         with self.transaction():
             self.connection.execute(statements.ADD_LOST_HOURS)
             return self.connection.execute(statements.LOSE_REQUESTS).rowcount
+
+    def spent(self, now_us: int) -> list[Spend]:
+        """Settled use of the day and the month that are now, and of one that has begun by a clock
+        that was set back since."""
+        latest_us = now_us + STEP_BACK_MAX_US
+        found = self.connection.execute(
+            statements.SPENT, (*period_starts(now_us), latest_us)
+        ).fetchall()
+        return [Spend(tenant, Period(period), *rest) for tenant, period, *rest in found]
 
     def prune(self, older_than_us: int, rows_max: int) -> int:
         """Delete settled requests that were accepted before this; their hours are kept.

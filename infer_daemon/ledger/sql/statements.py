@@ -91,6 +91,10 @@ ADD_LOST_HOURS = f"""
     FROM requests WHERE outcome = '{OPEN}' GROUP BY 1, 2, 3, 4
     ON CONFLICT (hour_at_us, tenant, model, tier) DO UPDATE SET {_added(HOUR_COUNTS)}
 """
+SPENT = """
+    SELECT tenant, period, start_at_us, tokens, nano_usd FROM spend
+    WHERE start_at_us >= CASE period WHEN 'day' THEN ?1 ELSE ?2 END AND start_at_us <= ?3
+"""
 PRUNE_REQUESTS = f"""
     DELETE FROM requests WHERE rowid IN (
         SELECT rowid FROM requests WHERE accepted_at_us < ? AND outcome <> '{OPEN}'

@@ -21,6 +21,8 @@ from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
+from infer_daemon.ledger.allowances import Allowances
+from infer_daemon.live import budgets, prices
 from tests.conftest import MakeSettings
 
 MODEL = '[engines.a]\nkind = "sim"\nmodel = "echo"\n[models.echo]\nengines = ["a"]\n'
@@ -33,9 +35,11 @@ class Desk:
         self.settings_of = settings_of
         self.now_s = 1000.0
         self.wait_s = 0.0
-        self.admission = Admission(
-            settings_of(f"{limits}\n{MODEL}"), {"echo": self}, lambda: self.now_s
+        settings = settings_of(f"{limits}\n{MODEL}")
+        self.allowances = Allowances(
+            budgets(settings), prices(settings), lambda: round(self.now_s * 1e6)
         )
+        self.admission = Admission(settings, {"echo": self}, self.allowances, lambda: self.now_s)
         self._numbers = itertools.count()
 
     def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:

@@ -168,6 +168,49 @@ def test_a_free_model_stays_open_to_those_who_have_spent_their_dollars() -> None
     let_in(budgets, 5, nano_usd=0)
 
 
+# Learning what it takes.
+
+
+def test_of_those_who_come_together_too_many_may_reserve_but_not_amend() -> None:
+    budgets = of_acme(daily(100))
+    came = [let_in(budgets, 1) for _ in range(9)]
+    answers = [budgets.amend(one, 40, 0, NOON) for one in came]
+
+    # Two fit, the third finds some of the budget left; the rest may go when they are released.
+    assert [isinstance(answer, Reservation) for answer in answers] == [True] * 3 + [False] * 6
+    for one in came[3:]:
+        budgets.release(one)
+    assert standing(budgets, NOON).reserved == 120
+
+
+def test_a_request_that_needs_less_than_it_reserved_is_never_refused_for_it() -> None:
+    budgets = of_acme(daily(100))
+    large = let_in(budgets, 99)
+    let_in(budgets, 99)
+
+    assert isinstance(budgets.amend(large, 98, 0, NOON), Reservation)
+
+
+def test_a_request_that_is_alone_is_not_in_its_own_way() -> None:
+    budgets = of_acme(daily(100), daily(10, unit=Unit.NANO_USD))
+    first = budgets.amend(let_in(budgets, 100, nano_usd=10), 200, 20, NOON)
+    assert isinstance(first, Reservation)
+
+    budgets.settle(first, 100, 10, NOON)
+    assert refused(budgets, 1).is_used_up
+
+
+def test_what_is_amended_is_not_open_any_more() -> None:
+    budgets = of_acme(daily(100))
+    first = let_in(budgets, 10)
+    budgets.amend(first, 20, 0, NOON)
+    budgets.release(first)
+
+    assert standing(budgets, NOON).reserved == 20
+    with pytest.raises(AssertionError, match="not open"):
+        budgets.amend(first, 20, 0, NOON)
+
+
 # Refusing.
 
 
@@ -176,7 +219,7 @@ def test_a_refusal_names_the_budget_and_when_it_starts_anew() -> None:
     budgets.settle(let_in(budgets, 10, nano_usd=1), 10, 1, NOON)
 
     assert refused(budgets, 1, nano_usd=1) == Exhausted(
-        Period.DAY, Unit.TOKENS, MIDNIGHT, is_used_up=True
+        Period.DAY, Unit.TOKENS, 10, MIDNIGHT, is_used_up=True
     )
 
 
@@ -193,7 +236,7 @@ def test_a_budget_that_is_only_held_by_running_requests_is_not_called_used_up() 
 
     assert not refused(budgets, 1).is_used_up
     budgets.settle(running, 50, 0, NOON)
-    assert refused(budgets, 1) == Exhausted(Period.DAY, Unit.TOKENS, MIDNIGHT, is_used_up=True)
+    assert refused(budgets, 1) == Exhausted(Period.DAY, Unit.TOKENS, 50, MIDNIGHT, is_used_up=True)
 
 
 def test_a_budget_that_is_used_up_is_named_before_one_that_is_only_held() -> None:

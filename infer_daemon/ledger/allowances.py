@@ -1,0 +1,243 @@
+"""What each tenant may still spend: budgets, in the terms of requests.
+
+A request reserves before it is rendered, amends when its tokens are known, and is billed when it is
+over, at the price that holds then. Bills are the only place where a request's price is worked out:
+its row, and its tenant's budgets, have it from there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from infer_daemon.domain.errors import QuotaExceeded
+from infer_daemon.domain.money import usd
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.budgets import (
+    Budget,
+    Budgets,
+    Exhausted,
+    Reservation,
+    Spend,
+    Standing,
+    Unit,
+)
+from infer_daemon.ledger.pricing import Bill, Price, charge, most_nano_usd
+
+log = structlog.get_logger()
+
+HEADER = "x-infer-budget-warning"
+HELD_RETRY_S = 2.0
+"""When to come again for what running requests hold: many end within that."""
+SECOND_US = 1_000_000
+_FREE = Price(input_nano_usd=0, cached_nano_usd=0, output_nano_usd=0)
+_NOTHING = Bill()
+
+
+@dataclass(slots=True)
+class _Holding:
+    """What a request has reserved, and for which tokens."""
+
+    reservation: Reservation
+    input_tokens: int = 0
+    """Of all its calls that have been rendered."""
+    output_tokens: int = 0
+
+
+class Allowances:
+    """Used on the event loop. Each `reserve` *must* be followed by one `settle`."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, Sequence[Budget]],
+        prices: Mapping[str, Price],
+        now_us: Callable[[], int],
+    ) -> None:
+        """
+        Args:
+            limits: of each tenant.
+            prices: model -> what its tokens are sold for; who is not in it is free.
+            now_us: the wall clock, microseconds since the Unix epoch.
+        """
+        self._limits = limits
+        self._prices = prices
+        self._now_us = now_us
+        self._budgets = Budgets(limits)
+        self._held: dict[str, _Holding] = {}
+        #: Budget -> start of the last period in which it was told that it is passed.
+        self._told: dict[tuple[object, ...], int] = {}
+
+    def load(self, settled: Iterable[Spend]) -> None:
+        """What was used before the start; see `Budgets`. What was told of it is not told again."""
+        assert not self._held, "spending is loaded before the first request"
+        self._budgets = Budgets(self._limits, settled)
+        for tenant in self._limits:
+            self._newly_passed(tenant)
+
+    def change(self, limits: Mapping[str, Sequence[Budget]], prices: Mapping[str, Price]) -> None:
+        """Other budgets and prices from now on, also for requests that are running."""
+        self._limits, self._prices = limits, prices
+        self._budgets.change(limits)
+
+    @property
+    def open_count(self) -> int:
+        """Requests that hold a reservation."""
+        return len(self._held)
+
+    def reserve(self, record: RequestRecord, *, input_tokens: int, output_tokens: int) -> None:
+        """Before a request is rendered. If a soft budget is overspent, its client is told.
+
+        Args: input_tokens, output_tokens: the least that it will reserve.
+
+        Raises:
+            QuotaExceeded: a hard budget is used up, or held by those who are running.
+        """
+        nano_usd = self._most_nano_usd(record, input_tokens, output_tokens)
+        tokens, now_us = input_tokens + output_tokens, self._now_us()
+        answer = self._budgets.reserve(record.tenant, tokens, nano_usd, now_us)
+        if isinstance(answer, Exhausted):
+            raise _quota_exceeded(record.tenant, answer, now_us)
+        self._held[record.id] = _Holding(answer)
+        record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
+        if record.tenant in self._limits and (
+            overspent := self._budgets.warnings(record.tenant, now_us)
+        ):
+            record.told[HEADER] = "; ".join(_warning(standing) for standing in overspent)
+
+    def amend(self, record: RequestRecord, *, input_tokens: int, output_tokens: int) -> None:
+        """One call of a request has been rendered, and will use no more than that. The first takes
+        the place of what was reserved before, the others are added.
+
+        Raises:
+            QuotaExceeded: since it came, others have reserved all that was left.
+        """
+        holding = self._held[record.id]
+        input_tokens += holding.input_tokens
+        output_tokens += holding.output_tokens
+        nano_usd = self._most_nano_usd(record, input_tokens, output_tokens)
+        tokens, now_us = input_tokens + output_tokens, self._now_us()
+        answer = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
+        if isinstance(answer, Exhausted):
+            raise _quota_exceeded(record.tenant, answer, now_us)
+        self._held[record.id] = _Holding(answer, input_tokens, output_tokens)
+        record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
+
+    def settle(self, record: RequestRecord) -> Bill:
+        """A request is over: what it has used is charged to the periods that are now, and what it
+        has reserved beyond that is free. One that no engine has worked for costs nothing. Fine for
+        one that has reserved nothing."""
+        holding = self._held.pop(record.id, None)
+        if holding is None:
+            return _NOTHING
+        if record.granted_s is None:
+            self._budgets.release(holding.reservation)
+            return _NOTHING
+        price = charge(
+            self._prices.get(record.model, _FREE),
+            prompt_tokens=record.prompt_tokens,
+            cached_tokens=record.cached_tokens,
+            completion_tokens=record.completion_tokens,
+        )
+        tokens = record.prompt_tokens + record.completion_tokens
+        starts_us = self._budgets.settle(
+            holding.reservation, tokens, price.total_nano_usd, self._now_us()
+        )
+        for standing in self._newly_passed(record.tenant):
+            _tell(record.tenant, standing)
+        return Bill(price, tokens, *starts_us)
+
+    def standings(self) -> list[tuple[str, Standing]]:
+        """Of every budget there is, with its tenant."""
+        now_us = self._now_us()
+        return [
+            (tenant, standing)
+            for tenant in self._limits
+            for standing in self._budgets.snapshot(tenant, now_us)
+            if standing.limit is not None
+        ]
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """Plain values for `infer-daemon state`."""
+        return [
+            {
+                "tenant": tenant,
+                "period": str(standing.period),
+                "unit": str(standing.unit),
+                "kind": kind_of(standing),
+                "used": standing.used,
+                "reserved": standing.reserved,
+                "limit": standing.limit,
+                "resets_at": _moment(standing.resets_at_us),
+            }
+            for tenant, standing in self.standings()
+        ]
+
+    def check(self) -> None:
+        """Assert that nothing is reserved that no open request holds; tests call it."""
+        self._budgets.check()
+
+    def _most_nano_usd(self, record: RequestRecord, input_tokens: int, output_tokens: int) -> int:
+        price = self._prices.get(record.model)
+        if price is None:
+            return 0
+        return most_nano_usd(price, prompt_tokens=input_tokens, completion_tokens=output_tokens)
+
+    def _newly_passed(self, tenant: str) -> list[Standing]:
+        """Budgets that have been passed since this was last asked."""
+        if tenant not in self._limits:
+            return []
+        found = []
+        for standing in self._budgets.snapshot(tenant, self._now_us()):
+            key = (tenant, standing.period, standing.unit, standing.is_hard)
+            if standing.is_passed and self._told.get(key) != standing.start_at_us:
+                self._told[key] = standing.start_at_us
+                found.append(standing)
+        return found
+
+
+def kind_of(standing: Standing) -> str:
+    """As the configuration calls it."""
+    return "hard" if standing.is_hard else "soft"
+
+
+def _quota_exceeded(tenant: str, why: Exhausted, now_us: int) -> QuotaExceeded:
+    """In OpenAI's words, and then in ours."""
+    amount = f"{_amount(why.unit, why.limit)} a {why.period}"
+    if why.is_used_up:
+        return QuotaExceeded(
+            f"You exceeded your current quota, please check your budget: the {amount} of tenant "
+            f"{tenant} are used up until {_moment(why.resets_at_us)}",
+            retry_after_s=max(0, why.resets_at_us - now_us) / SECOND_US,
+            should_retry=False,
+        )
+    return QuotaExceeded(
+        f"You exceeded your current quota, please check your budget: what is left of the {amount} "
+        f"of tenant {tenant} is reserved by requests that are running",
+        retry_after_s=HELD_RETRY_S,
+    )
+
+
+def _tell(tenant: str, standing: Standing) -> None:
+    log.warning(
+        "budget_passed",
+        tenant=tenant,
+        kind=kind_of(standing),
+        period=standing.period,
+        used=_amount(standing.unit, standing.used),
+        limit=_amount(standing.unit, standing.limit or 0),
+        resets_at=_moment(standing.resets_at_us),
+    )
+
+
+def _warning(standing: Standing) -> str:
+    used, limit = _amount(standing.unit, standing.used), _amount(standing.unit, standing.limit or 0)
+    return f"{used} of {limit} a {standing.period} until {_moment(standing.resets_at_us)}"
+
+
+def _amount(unit: Unit, amount: int) -> str:
+    return f"{amount:,} tokens" if unit is Unit.TOKENS else usd(amount)
+
+
+def _moment(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
