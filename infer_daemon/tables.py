@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from infer_daemon.domain.money import usd
 from infer_daemon.settings.schema import Settings
 from infer_daemon.terminal import console
 
@@ -12,7 +13,7 @@ _COLOURS = {"ready": "green", "ok": "green", "starting": "yellow", "waiting": "y
 
 
 def show_state(state: dict[str, Any]) -> None:
-    """Engines, queues, limits and models."""
+    """Engines, queues, limits, budgets and models."""
     out = console()
     out.print(
         f"infer-daemon {state['version']}, pid {state['pid']}: [bold]{state['status']}[/], "
@@ -23,6 +24,8 @@ def show_state(state: dict[str, Any]) -> None:
         tables.append(_lines(state["pools"]))
     if state["limits"]:
         tables.append(_limits(state["limits"]))
+    if state["budgets"]:
+        tables.append(_budgets(state["budgets"]))
     tables.append(_ledger(state["ledger"]))
     for table in tables:
         out.print(table)
@@ -137,6 +140,24 @@ def _ledger(ledger: dict[str, Any]) -> Table:
         f"{ledger['lag_s'] * 1e3:,.0f} ms",
         Text(ledger["why"]),
     )
+    return table
+
+
+def _budgets(budgets: list[dict[str, Any]]) -> Table:
+    """What tenants have used, and running requests may use, of each budget; what is used up is red
+    if that keeps requests out, and yellow if not."""
+    table = _table("budget of", "a", "kind", "used", "reserved", "limit", "starts anew")
+    for found in budgets:
+        is_money = found["unit"] == "nano_usd"
+        used, reserved, limit = (
+            usd(found[what]) if is_money else f"{found[what]:,}"
+            for what in ("used", "reserved", "limit")
+        )
+        if found["used"] >= found["limit"]:
+            used = f"[{'red' if found['kind'] == 'hard' else 'yellow'}]{used}[/]"
+        head = found["tenant"], found["period"], found["kind"]
+        unit = "" if is_money else " tokens"
+        table.add_row(*head, used, reserved, f"{limit}{unit}", found["resets_at"])
     return table
 
 

@@ -14,8 +14,15 @@ from infer_daemon.domain.states import EngineState
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.fleet import Fleet
 from infer_daemon.engines.pool import Pool
+from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
-from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
+from infer_daemon.ledger.exposition import (
+    BudgetCollector,
+    EngineReport,
+    LiveCollector,
+    VendorCollector,
+    page,
+)
 from infer_daemon.ledger.feedback import Feedback, FeedbackDesk
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
@@ -40,6 +47,7 @@ class Parts(Protocol):
     metrics: Metrics
     vendor: VendorCollector
     recorder: Recorder
+    allowances: Allowances
     book: Book
     desk: Desk
     feedback: FeedbackDesk
@@ -55,6 +63,7 @@ class View:
         registry = parts.metrics.registry
         registry.register(parts.vendor)
         registry.register(LiveCollector(lambda: list(self._engine_reports()), self._queues))
+        registry.register(BudgetCollector(parts.allowances.standings))
 
     def authenticate(self, key: str | None, uid: int | None) -> Tenant:
         """Whose the key is, or without one the user; raises InvalidKey if nobody's."""
@@ -147,6 +156,7 @@ class View:
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
             "limits": self._parts.admission.snapshot(now_s),
+            "budgets": self._parts.allowances.snapshot(),
             "ledger": self._parts.book.snapshot(),
         }
 

@@ -119,6 +119,7 @@ class Allowances:
         tokens, now_us = input_tokens + output_tokens, self._now_us()
         answer = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
         if isinstance(answer, Exhausted):
+            self._let_go(holding, now_us)
             raise _quota_exceeded(record.tenant, answer, now_us)
         self._held[record.id] = _Holding(answer, input_tokens, output_tokens)
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
@@ -164,7 +165,7 @@ class Allowances:
                 "tenant": tenant,
                 "period": str(standing.period),
                 "unit": str(standing.unit),
-                "kind": kind_of(standing),
+                "kind": standing.kind,
                 "used": standing.used,
                 "reserved": standing.reserved,
                 "limit": standing.limit,
@@ -183,6 +184,14 @@ class Allowances:
             return 0
         return most_nano_usd(price, prompt_tokens=input_tokens, completion_tokens=output_tokens)
 
+    def _let_go(self, holding: _Holding, now_us: int) -> None:
+        """Of a request that is refused, and settles soon: what it holds must not keep out those who
+        are rendered until then. Unless an engine may be at work for it."""
+        if not holding.input_tokens:
+            answer = self._budgets.amend(holding.reservation, 0, 0, now_us)
+            assert isinstance(answer, Reservation), "nobody is refused for wanting nothing"
+            holding.reservation = answer
+
     def _newly_passed(self, tenant: str) -> list[Standing]:
         """Budgets that have been passed since this was last asked."""
         if tenant not in self._limits:
@@ -194,11 +203,6 @@ class Allowances:
                 self._told[key] = standing.start_at_us
                 found.append(standing)
         return found
-
-
-def kind_of(standing: Standing) -> str:
-    """As the configuration calls it."""
-    return "hard" if standing.is_hard else "soft"
 
 
 def _quota_exceeded(tenant: str, why: Exhausted, now_us: int) -> QuotaExceeded:
@@ -222,7 +226,7 @@ def _tell(tenant: str, standing: Standing) -> None:
     log.warning(
         "budget_passed",
         tenant=tenant,
-        kind=kind_of(standing),
+        kind=standing.kind,
         period=standing.period,
         used=_amount(standing.unit, standing.used),
         limit=_amount(standing.unit, standing.limit or 0),

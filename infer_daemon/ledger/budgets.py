@@ -101,6 +101,11 @@ class Standing:
         return 0 if self.limit is None else max(0, self.used - self.limit)
 
     @property
+    def kind(self) -> str:
+        """As the configuration calls it."""
+        return "hard" if self.is_hard else "soft"
+
+    @property
     def is_passed(self) -> bool:
         """Whether there is something to tell: nobody is let in any more, or too much was used."""
         return self.over > 0 or (self.is_hard and self.used == self.limit)

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from infer_daemon.domain.states import EngineState
+from infer_daemon.ledger.budgets import Standing, Unit
 
 
 class EngineReport:
@@ -81,6 +82,34 @@ class LiveCollector(Collector):
                 family.add_metric(where, report.stats.get(key, 0.0))  # type: ignore[attr-defined]
         yield state
         yield from families.values()
+
+
+class BudgetCollector(Collector):
+    """Where tenants stand with their budgets."""
+
+    def __init__(self, standings: Callable[[], Iterable[tuple[str, Standing]]]) -> None:
+        """Args: standings: each tenant's, of budgets that have a limit."""
+        self._standings = standings
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`."""
+        labels = ["tenant", "period", "unit", "kind"]
+        used = GaugeMetricFamily(
+            "infer_budget_used_ratio", "Share of a budget that is used up", labels=labels
+        )
+        reserved = GaugeMetricFamily(
+            "infer_budget_reserved_ratio",
+            "Share of a budget that running requests may use",
+            labels=labels,
+        )
+        for tenant, one in self._standings():
+            unit = "usd" if one.unit is Unit.NANO_USD else "tokens"
+            where = [tenant, one.period, unit, one.kind]
+            if one.limit:
+                used.add_metric(where, one.used / one.limit)
+                reserved.add_metric(where, one.reserved / one.limit)
+        yield used
+        yield reserved
 
 
 class VendorCollector(Collector):

@@ -36,6 +36,17 @@ LEDGER = {
     "state": "spilling", "since_s": 1.0, "why": "the disk is full [really]", "waiting": 1200,
     "open": 7, "lag_s": 0.0123, "bytes": 12_300_000, "log_bytes": 0,
 }  # fmt: skip
+TOMORROW = "2026-03-15T00:00:00Z"
+BUDGETS = [
+    {
+        "tenant": "acme", "period": "day", "kind": "hard", "unit": "nano_usd",
+        "used": 1_250_000_000, "reserved": 37_500, "limit": 5_000_000_000, "resets_at": TOMORROW,
+    },
+    {
+        "tenant": "acme", "period": "month", "kind": "soft", "unit": "tokens",
+        "used": 12_000, "reserved": 40, "limit": 10_000, "resets_at": TOMORROW,
+    },
+]  # fmt: skip
 
 
 def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
@@ -49,6 +60,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": WINDOW}, "classes": CLASSES}},
         "limits": LIMITS,
         "ledger": LEDGER,
+        "budgets": BUDGETS,
         "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
     }
 
@@ -75,6 +87,16 @@ def test_everybody_who_has_a_limit_is_shown_with_what_is_used_of_it(
     assert "limits of in flight waiting" in shown
     assert "model m 3/512 - - - -" in shown
     assert "tenant acme - 8/8 0/60 - 19,402/20,000" in shown
+
+
+def test_everybody_who_has_a_budget_is_shown_with_what_is_used_and_reserved_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.show_state(state(engine()))
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert f"acme day hard $1.25 $0.0000375 $5.00 {TOMORROW}" in shown
+    assert f"acme month soft 12,000 40 10,000 tokens {TOMORROW}" in shown
 
 
 def test_without_limits_nothing_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:

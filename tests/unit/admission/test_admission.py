@@ -12,6 +12,7 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     FanoutTooLarge,
     OutputTooLong,
+    QuotaExceeded,
     RateLimited,
     TooManyInFlight,
     TooManyQueued,
@@ -394,3 +395,51 @@ def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(
     # The upload has taken some of it.
     with pytest.raises(WouldWaitTooLong, match=r"it may wait 1\.5 s more"):
         desk.come(uploaded_in_s=18.5)
+
+
+SPENT = "[tenants.acme.budget.hard]\nmonth_tokens = 10\n"
+
+
+def spend_all(desk: Desk) -> None:
+    """Acme has nothing left of its budget."""
+    record = desk.come()
+    desk.tokens(record, 10, 10)
+    record.granted_s, record.prompt_tokens = desk.now_s, 10
+    desk.admission.settle(record)
+    desk.allowances.settle(record)
+
+
+def test_whoever_has_spent_its_budget_is_told_that_and_takes_nothing_of_other_limits(
+    settings_of: MakeSettings,
+) -> None:
+    limits = "[limits]\nrequests_per_minute = 2\nmax_concurrency = 1\n"
+    desk = Desk(settings_of, limits + SPENT)
+    spend_all(desk)
+    for _ in range(5):
+        with pytest.raises(QuotaExceeded, match="used up"):
+            desk.come()
+
+    desk.come(tenant="globex")
+    desk.admission.check()
+
+
+@pytest.mark.parametrize("endpoint", COUNTING)
+def test_counting_tokens_is_free_also_for_whoever_has_spent_its_budget(
+    settings_of: MakeSettings, endpoint: Endpoint
+) -> None:
+    desk = Desk(settings_of, SPENT)
+    spend_all(desk)
+
+    desk.come(endpoint)
+
+
+def test_what_is_reserved_of_a_budget_is_the_prompt_and_the_longest_answers_that_are_allowed(
+    settings_of: MakeSettings,
+) -> None:
+    desk = Desk(settings_of, "[limits]\nmax_output_tokens = 50")
+    record = desk.come(prompt=["a", "b"], max_tokens=1000)
+    assert record.reserved_tokens == 2 + 2
+    for _ in range(2):
+        desk.admission.admit_tokens(record, prompt_tokens=7, output_tokens_max=1000, seqs=1)
+
+    assert record.reserved_tokens == 2 * (7 + 50)

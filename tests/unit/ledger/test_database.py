@@ -8,7 +8,8 @@ import pytest
 
 from infer_daemon import __version__
 from infer_daemon.ledger.batch import batch_of
-from infer_daemon.ledger.periods import HOUR_US
+from infer_daemon.ledger.budgets import Spend
+from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period
 from infer_daemon.ledger.problems import LedgerProblem
 from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Row
 from infer_daemon.ledger.sql.database import WriterDatabase, open_database
@@ -235,3 +236,20 @@ def test_a_database_that_somebody_else_writes_is_refused(path: Path) -> None:
     with pytest.raises(LedgerProblem, match="another program holds a lock"):
         open_database(path, "process")
     other.close()
+
+
+def test_what_was_spent_in_the_periods_that_are_now_is_found_again(
+    database: WriterDatabase,
+) -> None:
+    day_us, month_us = NOON_US - 12 * HOUR_US, NOON_US - 12 * HOUR_US - 3 * DAY_US
+    days_us = (day_us - DAY_US, day_us, day_us, day_us + DAY_US, day_us + 900 * DAY_US)
+    for number, start_us in enumerate(days_us):
+        row = settlement(f"r{number}", day_start_us=start_us, month_start_us=month_us)
+        write(database, row)
+
+    today = Spend("acme", Period.DAY, day_us, 24, 24)
+    month = Spend("acme", Period.MONTH, month_us, 60, 60)
+    assert sorted(database.spent(NOON_US), key=str) == [today, month]
+    # A clock that was set back a little.
+    tomorrow = Spend("acme", Period.DAY, day_us + DAY_US, 12, 12)
+    assert tomorrow in database.spent(day_us + DAY_US - 1)

@@ -6,7 +6,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from infer_daemon.domain.states import EngineState
-from infer_daemon.ledger.exposition import EngineReport, LiveCollector, VendorCollector, page
+from infer_daemon.ledger.budgets import Standing, Unit
+from infer_daemon.ledger.exposition import (
+    BudgetCollector,
+    EngineReport,
+    LiveCollector,
+    VendorCollector,
+    page,
+)
+from infer_daemon.ledger.periods import Period
 
 
 def samples(registry: CollectorRegistry) -> list[Sample]:
@@ -109,3 +117,16 @@ def test_an_engines_figures_are_shown_and_zero_where_it_has_none(
     assert by_engine(registry, "infer_engine_waiting") == {"a": 1, "b": 0}
     assert by_engine(registry, "infer_prefix_cache_queries_total") == {"a": 90, "b": 0}
     assert by_engine(registry, "infer_prefix_cache_hits_total") == {"a": 60, "b": 0}
+
+
+def test_budgets_are_shown_as_shares_of_their_limits(registry: CollectorRegistry) -> None:
+    standing = Standing(Period.DAY, Unit.TOKENS, 0, 1, 120, 25, 100, is_hard=False)
+    registry.register(BudgetCollector(lambda: [("acme", standing)]))
+    found = {sample.name: sample for sample in samples(registry)}
+
+    where = {"tenant": "acme", "period": "day", "unit": "tokens", "kind": "soft"}
+    assert {name: sample.value for name, sample in found.items()} == {
+        "infer_budget_used_ratio": 1.2,
+        "infer_budget_reserved_ratio": 0.25,
+    }
+    assert all(sample.labels == where for sample in found.values())

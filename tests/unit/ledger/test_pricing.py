@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infer_daemon.domain.money import USD_MAX, nano_usd
+from infer_daemon.domain.money import USD_MAX, nano_usd, usd
 from infer_daemon.ledger.pricing import HOUR_NS, Charge, Price, charge, compute_nano_usd
 
 USD = 1_000_000_000
@@ -136,3 +136,18 @@ def test_a_float_means_the_digits_that_it_is_shown_with(dollars: float) -> None:
 def test_an_impossible_price_is_refused_in_words(dollars: int | float | str, why: str) -> None:
     with pytest.raises(ValueError, match=f"output price .*{why}"):
         Price.parse(input_usd=1, output_usd=dollars)
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [
+        (0, "$0.00"),
+        (1, "$0.000000001"),
+        (37_500, "$0.0000375"),
+        (500_000_000, "$0.50"),
+        (1_250_000_000_000, "$1,250.00"),
+        (1_234_567_890, "$1.23456789"),
+    ],
+)
+def test_dollars_are_shown_to_the_last_digit(nano: int, text: str) -> None:
+    assert usd(nano) == text

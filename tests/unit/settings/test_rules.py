@@ -19,6 +19,9 @@ def problems(text: str) -> list[str]:
     return []
 
 
+PRICED = A + "[models.m]\nengines = ['a']\nprice = { input_usd = 1, output_usd = 1 }\n"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -151,3 +154,52 @@ def test_all_contradictions_are_told_at_once() -> None:
         "$.models.m.engines[1]",
         "$.engines.b.devices[1]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "problem"),
+    [
+        ("hard.day_usd = -1", "hard.day_usd: a budget of -1: must be from 0 to 1000000 dollars"),
+        ("hard.day_usd = 'x'", "hard.day_usd: a budget of 'x': is not a number of dollars"),
+        (
+            "soft.month_usd = '0.0000000001'",
+            "soft.month_usd: a budget of 0.0000000001: has more than 9 decimals",
+        ),
+        (
+            "hard.month_usd = 0.0",
+            "hard.month_usd: a budget of 0.0: must be above 0; to have none, leave it out",
+        ),
+        ("hard.day_usd = true", "hard.day_usd: expected int | float | str | null, got bool"),
+        ("hard.day_tokens = 0", "hard.day_tokens: expected int >= 1"),
+        ("hard.day_tokens = 1.5", "hard.day_tokens: expected int | null, got float"),
+        ("hard.week_tokens = 5", "hard.week_tokens: unknown key"),
+        (
+            "hard.day_tokens = 5\nsoft.day_tokens = 5",
+            "soft.day_tokens: nobody is warned, since the hard one is not higher",
+        ),
+        (
+            "hard.day_usd = 5\nsoft.day_usd = '5.01'",
+            "soft.day_usd: nobody is warned, since the hard one is not higher",
+        ),
+    ],
+)
+def test_an_impossible_budget_is_told_with_its_place(budget: str, problem: str) -> None:
+    (found,) = problems(f"{PRICED}[tenants.t.budget]\n{budget}")
+
+    assert found.startswith(f"$.tenants.t.budget.{problem}")
+
+
+def test_dollars_that_nobody_could_spend_are_a_mistake() -> None:
+    free = A + "[models.m]\nengines = ['a']\n[tenants.t.budget]\nhard.day_usd = 5"
+
+    assert problems(free) == [
+        "$.tenants.t.budget.hard.day_usd: would never be used, since no model that this tenant may "
+        "use has a price"
+    ]
+
+
+def test_budgets_in_all_shapes_are_accepted() -> None:
+    hard = "hard = { day_usd = 5, month_usd = '99.5', day_tokens = 10, month_tokens = 200 }"
+    soft = "soft = { day_usd = 4.99, month_tokens = 100 }"
+
+    assert problems(f"{PRICED}[tenants.t.budget]\n{hard}\n{soft}") == []
