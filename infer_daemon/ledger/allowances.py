@@ -197,9 +197,9 @@ class Allowances:
         if tenant not in self._limits:
             return []
         found = []
-        for standing in self._budgets.snapshot(tenant, self._now_us()):
+        for standing in self._budgets.passed(tenant, self._now_us()):
             key = (tenant, standing.period, standing.unit, standing.is_hard)
-            if standing.is_passed and self._told.get(key) != standing.start_at_us:
+            if self._told.get(key) != standing.start_at_us:
                 self._told[key] = standing.start_at_us
                 found.append(standing)
         return found

@@ -105,11 +105,6 @@ class Standing:
         """As the configuration calls it."""
         return "hard" if self.is_hard else "soft"
 
-    @property
-    def is_passed(self) -> bool:
-        """Whether there is something to tell: nobody is let in any more, or too much was used."""
-        return self.over > 0 or (self.is_hard and self.used == self.limit)
-
 
 class _Account:
     """One tenant's use."""
@@ -214,11 +209,25 @@ class Budgets:
 
     def warnings(self, tenant: str, now_us: int) -> list[Standing]:
         """Soft budgets that are overspent; `over` says by how much."""
-        return [
-            standing
-            for standing in self.snapshot(tenant, now_us)
-            if not standing.is_hard and standing.over
-        ]
+        return [standing for standing in self.passed(tenant, now_us) if not standing.is_hard]
+
+    def passed(self, tenant: str, now_us: int) -> list[Standing]:
+        """Budgets of which there is something to tell: hard ones that are used up, soft ones that
+        are overspent. Quick where there are none: each request asks."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            return []
+        now_us = self._believe(now_us)
+        starts_us = dict(zip(Period, period_starts(now_us), strict=True))
+        found = []
+        for budget in self._limits.get(tenant, ()):
+            period, unit, start_at_us = budget.period, budget.unit, starts_us[budget.period]
+            used = account.used_in(period, start_at_us, unit)
+            if used > budget.limit or (used == budget.limit and budget.is_hard):
+                end_us, reserved = period_end(period, now_us), account.reserved[unit]
+                limit = budget.limit, budget.is_hard
+                found.append(Standing(period, unit, start_at_us, end_us, used, reserved, *limit))
+        return found
 
     def snapshot(self, tenant: str, now_us: int) -> list[Standing]:
         """Its use of the day and of the month, in tokens and in nano-dollars, budget or none. A

@@ -259,6 +259,20 @@ def test_a_soft_budget_refuses_nobody_and_says_by_how_much_it_is_passed() -> Non
     assert budgets.warnings("nobody", NOON) == []
 
 
+def test_a_hard_budget_is_passed_when_it_is_used_up_and_a_soft_one_when_it_is_overspent() -> None:
+    budgets = of_acme(daily(10), daily(10, is_hard=False), monthly(11))
+    assert budgets.passed("acme", NOON) == []
+    budgets.settle(let_in(budgets, 10), 10, 0, NOON)
+    assert [row.is_hard for row in budgets.passed("acme", NOON)] == [True]
+    assert budgets.passed("acme", NOON) == [standing(budgets, NOON)]
+
+    budgets.settle(budgets.reserve("acme", 0, 1, NOON), 1, 0, NOON)  # type: ignore[arg-type]
+    assert [(row.period, row.is_hard) for row in budgets.passed("acme", NOON)] == [
+        (Period.DAY, True), (Period.DAY, False), (Period.MONTH, True),
+    ]  # fmt: skip
+    assert budgets.passed("acme", MIDNIGHT) == [standing(budgets, MIDNIGHT, Period.MONTH)]
+
+
 def test_a_hard_budget_that_one_request_overshot_is_no_warning() -> None:
     budgets = of_acme(daily(10))
     budgets.settle(let_in(budgets, 50), 50, 0, NOON)
