@@ -117,11 +117,11 @@ class Allowances:
         output_tokens += holding.output_tokens
         nano_usd = self._most_nano_usd(record, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
-        answer = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
-        if isinstance(answer, Exhausted):
+        why = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
+        if why is not None:
             self._let_go(holding, now_us)
-            raise _quota_exceeded(record.tenant, answer, now_us)
-        self._held[record.id] = _Holding(answer, input_tokens, output_tokens)
+            raise _quota_exceeded(record.tenant, why, now_us)
+        holding.input_tokens, holding.output_tokens = input_tokens, output_tokens
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
 
     def settle(self, record: RequestRecord) -> Bill:
@@ -188,9 +188,7 @@ class Allowances:
         """Of a request that is refused, and settles soon: what it holds must not keep out those who
         are rendered until then. Unless an engine may be at work for it."""
         if not holding.input_tokens:
-            answer = self._budgets.amend(holding.reservation, 0, 0, now_us)
-            assert isinstance(answer, Reservation), "nobody is refused for wanting nothing"
-            holding.reservation = answer
+            self._budgets.amend(holding.reservation, 0, 0, now_us)
 
     def _newly_passed(self, tenant: str) -> list[Standing]:
         """Budgets that have been passed since this was last asked."""

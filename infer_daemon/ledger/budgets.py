@@ -24,6 +24,7 @@ let in there is not to be charged to an earlier one that is full. If it goes bac
 wrong before, and the period it goes back to is found as it was left."""
 PERIODS_MAX = 4
 """Of which the use is kept, per kind: the newest, and what a wrong clock may have touched."""
+_MONTH = Period.MONTH  # members are slow to come by
 
 
 class Unit(StrEnum):
@@ -33,9 +34,6 @@ class Unit(StrEnum):
     NANO_USD = "nano_usd"
 
     __hash__ = str.__hash__
-
-
-_NOTHING = dict.fromkeys(Unit, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +58,9 @@ class Spend:
     nano_usd: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Reservation:
-    """What one request may use at most. Settled or released once."""
+    """What one request may use at most. Changed by `Budgets` alone; settled or released once."""
 
     tenant: str
     tokens: int
@@ -155,33 +153,37 @@ class Budgets:
         """Let a request in that will use no more than that, or say which budget forbids it: of
         several the one that keeps it out the longest. What reserves nothing of a unit is not
         refused for it: a model that is free stays open to those who have spent their dollars."""
-        assert min(tokens, nano_usd) >= 0, "a request cannot use less than nothing"
-        now_us = self._believe(now_us)
-        account = self._account(tenant)
-        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
-        if (refusal := self._refusal(tenant, own, _NOTHING, now_us)) is not None:
+        self._account(tenant)
+        reservation = Reservation(tenant, 0, 0)
+        self._open.add(reservation)
+        if (refusal := self.amend(reservation, tokens, nano_usd, now_us)) is not None:
+            self._open.remove(reservation)
             return refusal
-        return self._reserved(account, Reservation(tenant, tokens, nano_usd))
+        return reservation
 
     def amend(
         self, reservation: Reservation, tokens: int, nano_usd: int, now_us: int
-    ) -> Reservation | Exhausted:
+    ) -> Exhausted | None:
         """The request turns out to use no more than that. If it is more than it has reserved, it is
         let in as if it came now: while anything is left that others neither use nor reserve. So of
         those who come together too many may reserve a little, but not amend it to too much.
 
-        Returns: what it holds instead from now on; or why it is refused, which leaves it what it
-        held, and that *must* be released.
+        Returns: why it is refused, which leaves it what it held; None if it is not.
         """
+        assert min(tokens, nano_usd) >= 0, "a request cannot use less than nothing"
         assert reservation in self._open, "a reservation was amended that is not open"
         now_us = self._believe(now_us)
-        held = {Unit.TOKENS: reservation.tokens, Unit.NANO_USD: reservation.nano_usd}
-        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
-        if (refusal := self._refusal(reservation.tenant, own, held, now_us)) is not None:
-            return refusal
-        self.release(reservation)
-        account = self._account(reservation.tenant)
-        return self._reserved(account, Reservation(reservation.tenant, tokens, nano_usd))
+        account = self._accounts[reservation.tenant]
+        if (limits := self._limits.get(reservation.tenant)) is not None:
+            held = {Unit.TOKENS: reservation.tokens, Unit.NANO_USD: reservation.nano_usd}
+            own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
+            growing = [b for b in limits if b.is_hard and own[b.unit] > held[b.unit]]
+            if growing and (refusal := _refusal(account, growing, held, now_us)) is not None:
+                return refusal
+        account.reserved[Unit.TOKENS] += tokens - reservation.tokens
+        account.reserved[Unit.NANO_USD] += nano_usd - reservation.nano_usd
+        reservation.tokens, reservation.nano_usd = tokens, nano_usd
+        return None
 
     def settle(
         self, reservation: Reservation, tokens: int, nano_usd: int, now_us: int
@@ -218,10 +220,11 @@ class Budgets:
         if account is None:
             return []
         now_us = self._believe(now_us)
-        starts_us = dict(zip(Period, period_starts(now_us), strict=True))
+        starts_us = period_starts(now_us)
         found = []
         for budget in self._limits.get(tenant, ()):
-            period, unit, start_at_us = budget.period, budget.unit, starts_us[budget.period]
+            period, unit = budget.period, budget.unit
+            start_at_us = starts_us[period is _MONTH]
             used = account.used_in(period, start_at_us, unit)
             if used > budget.limit or (used == budget.limit and budget.is_hard):
                 end_us, reserved = period_end(period, now_us), account.reserved[unit]
@@ -268,38 +271,19 @@ class Budgets:
             account = self._accounts[tenant] = _Account()
         return account
 
-    def _reserved(self, account: _Account, reservation: Reservation) -> Reservation:
-        self._open.add(reservation)
-        account.reserved[Unit.TOKENS] += reservation.tokens
-        account.reserved[Unit.NANO_USD] += reservation.nano_usd
-        return reservation
 
-    def _refusal(
-        self, tenant: str, own: Mapping[Unit, int], held: Mapping[Unit, int], now_us: int
-    ) -> Exhausted | None:
-        """What keeps a request out that wants its own, and holds some of it already."""
-        account = self._accounts[tenant]
-        refusals = [
-            self._exhausted(account, budget, now_us)
-            for budget in self._limits.get(tenant, ())
-            if budget.is_hard
-            and own[budget.unit] > held[budget.unit]
-            and self._left(account, budget, now_us) + held[budget.unit] <= 0
-        ]
-        return max(refusals, key=lambda one: (one.is_used_up, one.resets_at_us), default=None)
-
-    def _left(self, account: _Account, budget: Budget, now_us: int) -> int:
-        """What nobody has used or reserved; below 0 when it is overshot."""
-        start_at_us = period_starts(now_us)[budget.period is Period.MONTH]
-        used = account.used_in(budget.period, start_at_us, budget.unit)
-        return budget.limit - used - account.reserved[budget.unit]
-
-    def _exhausted(self, account: _Account, budget: Budget, now_us: int) -> Exhausted:
-        held = account.reserved[budget.unit]
-        return Exhausted(
-            budget.period,
-            budget.unit,
-            budget.limit,
-            period_end(budget.period, now_us),
-            is_used_up=self._left(account, budget, now_us) + held <= 0,
-        )
+def _refusal(
+    account: _Account, budgets: Iterable[Budget], held: Mapping[Unit, int], now_us: int
+) -> Exhausted | None:
+    """What keeps a request out that wants more of these hard budgets than it holds."""
+    starts_us = period_starts(now_us)
+    refusals = []
+    for budget in budgets:
+        period, unit = budget.period, budget.unit
+        left = budget.limit - account.used_in(period, starts_us[period is _MONTH], unit)
+        if left - account.reserved[unit] + held[unit] <= 0:
+            resets_at_us = period_end(period, now_us)
+            refusals.append(
+                Exhausted(period, unit, budget.limit, resets_at_us, is_used_up=left <= 0)
+            )
+    return max(refusals, key=lambda one: (one.is_used_up, one.resets_at_us), default=None)

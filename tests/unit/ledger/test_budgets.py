@@ -177,7 +177,7 @@ def test_of_those_who_come_together_too_many_may_reserve_but_not_amend() -> None
     answers = [budgets.amend(one, 40, 0, NOON) for one in came]
 
     # Two fit, the third finds some of the budget left; the rest may go when they are released.
-    assert [isinstance(answer, Reservation) for answer in answers] == [True] * 3 + [False] * 6
+    assert [answer is None for answer in answers] == [True] * 3 + [False] * 6
     for one in came[3:]:
         budgets.release(one)
     assert standing(budgets, NOON).reserved == 120
@@ -188,25 +188,26 @@ def test_a_request_that_needs_less_than_it_reserved_is_never_refused_for_it() ->
     large = let_in(budgets, 99)
     let_in(budgets, 99)
 
-    assert isinstance(budgets.amend(large, 98, 0, NOON), Reservation)
+    assert budgets.amend(large, 98, 0, NOON) is None
 
 
 def test_a_request_that_is_alone_is_not_in_its_own_way() -> None:
     budgets = of_acme(daily(100), daily(10, unit=Unit.NANO_USD))
-    first = budgets.amend(let_in(budgets, 100, nano_usd=10), 200, 20, NOON)
-    assert isinstance(first, Reservation)
+    first = let_in(budgets, 100, nano_usd=10)
+    assert budgets.amend(first, 200, 20, NOON) is None
 
     budgets.settle(first, 100, 10, NOON)
     assert refused(budgets, 1).is_used_up
 
 
-def test_what_is_amended_is_not_open_any_more() -> None:
+def test_a_request_that_is_over_learns_nothing_more() -> None:
     budgets = of_acme(daily(100))
     first = let_in(budgets, 10)
     budgets.amend(first, 20, 0, NOON)
+    assert standing(budgets, NOON).reserved == 20
     budgets.release(first)
 
-    assert standing(budgets, NOON).reserved == 20
+    assert standing(budgets, NOON).reserved == 0
     with pytest.raises(AssertionError, match="not open"):
         budgets.amend(first, 20, 0, NOON)
 

@@ -66,6 +66,24 @@ class Remembering(RuleBasedStateMachine):
             assert answer.resets_at_us > self.newest_us
 
     @precondition(lambda self: self.running)
+    @rule(
+        which=st.integers(0, 99),
+        tokens=st.integers(0, LARGEST),
+        nano_usd=st.integers(0, LARGEST),
+    )
+    def amend(self, which: int, tokens: int, nano_usd: int) -> None:
+        one = self.running.pop(which % len(self.running))
+        own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
+        room = [  # what others leave, which it wants more of
+            budget.limit - sum(self.uses(one.tenant, budget))
+            for budget in self.limits[one.tenant]
+            if budget.is_hard and own[budget.unit] > getattr(one, budget.unit)
+        ]
+        answer = self.budgets.amend(one, tokens, nano_usd, self.now_us)
+        assert (answer is None) == all(left > 0 for left in room)
+        self.running.append(one)
+
+    @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 99), share=st.integers(0, 4))
     def settle(self, which: int, share: int) -> None:
         one = self.running.pop(which % len(self.running))
