@@ -20,9 +20,11 @@ from infer_daemon.doors import Doors
 from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
+from infer_daemon.engines.supervisor import Status
 from infer_daemon.examples import DEMO_KEY, examples
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.device_book import DeviceBook
 from infer_daemon.ledger.exposition import VendorCollector
 from infer_daemon.ledger.feedback import FeedbackDesk
 from infer_daemon.ledger.logs import choose_format
@@ -30,6 +32,7 @@ from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.ledger.reports.desk import Desk
+from infer_daemon.ledger.stopwatch import Stopwatch, placement
 from infer_daemon.ledger.store import DATABASE
 from infer_daemon.live import Live, Source, budgets, policy, prices, windows
 from infer_daemon.request_path import RequestPath
@@ -76,7 +79,8 @@ class Daemon:
         self.metrics = Metrics()
         self.vendor = VendorCollector(self._is_ready)
         # The loop's own clock, but not rounded to the milliseconds that uvloop keeps.
-        self.recorder = Recorder(self.metrics, time.monotonic)
+        self.stopwatch = Stopwatch(placement(settings))
+        self.recorder = Recorder(self.metrics, time.monotonic, self.stopwatch)
         self.book = Book(
             folder.root,
             settings.ledger,
@@ -89,6 +93,7 @@ class Daemon:
         )
         self.feedback = FeedbackDesk(self.book, self.metrics)
         self.allowances = Allowances(budgets(settings), prices(settings), _wall_us)
+        self.device_book = DeviceBook(self.stopwatch, self.book)
         self.tenants = Registry(settings.tenants)
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}
@@ -98,13 +103,14 @@ class Daemon:
                 name,
                 scheduler,
                 self.metrics,
+                self.stopwatch,
                 self.admission,
                 windows=windows(settings),
                 fanout_max=settings.scheduling.fanout_max,
             )
             for name, scheduler in self.schedulers.items()
         }
-        self.fleet = Fleet(settings.engines, self._plans(), self._registry_of)
+        self.fleet = Fleet(settings.engines, self._plans(), self._registry_of, self._on_engine)
         self.path = RequestPath(
             tenants=self.tenants,
             catalog=self.catalog,
@@ -140,6 +146,12 @@ class Daemon:
         self.vendor.add(engine, registry)
         return registry
 
+    def _on_engine(self, name: EngineName, status: Status) -> None:
+        """What becomes of an engine is what its devices' time goes into."""
+        if status.state is EngineState.READY and (facts := status.facts) is not None:
+            self.stopwatch.weigh(name, facts.steps, facts.step_tokens)
+        self.stopwatch.change(name, status.state)
+
     async def run(self, *, show_examples: bool = False) -> None:
         """Serve until told to stop.
 
@@ -157,8 +169,10 @@ class Daemon:
         await self.book.start()
         try:
             self.allowances.load(await self.book.spent(_wall_us()))
+            await self.device_book.start()
             await self._serve(show_examples=show_examples)
         finally:
+            await self.device_book.close()
             await self.book.close()
             for number in (*ENDING, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
@@ -173,6 +187,7 @@ class Daemon:
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(self.book.prune(), name="prune"),
+            asyncio.create_task(self.device_book.run(), name="devices"),
             asyncio.create_task(self._reload_when_told(), name="reload"),
             asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
             asyncio.create_task(self._announce(show_examples=show_examples), name="announce"),

@@ -197,6 +197,7 @@ class RequestPath:
         record.admitted_s = record.clock()
         if self._book is not None:
             record.deployment = deployment.name
+            record.recipe_hash = deployment.recipe_hash
             record.client, record.metadata = ask.client, metadata_text(body.fields)
             self._book.open(record)
         call = Call(

@@ -22,6 +22,8 @@ def show_state(state: dict[str, Any]) -> None:
     tables = [_engines(state["engines"]), _windows(state["pools"])]
     if any(any(pool["classes"].values()) for pool in state["pools"].values()):
         tables.append(_lines(state["pools"]))
+    if state["devices"]:
+        tables.append(_devices(state["devices"]))
     if state["limits"]:
         tables.append(_limits(state["limits"]))
     if state["budgets"]:
@@ -61,6 +63,26 @@ def _windows(pools: dict[str, Any]) -> Table:
             head = ["", "", ""]
         if not pool["windows"]:
             table.add_row(*head, "closed", "-", "-", "-")
+    return table
+
+
+def _devices(devices: list[dict[str, Any]]) -> Table:
+    """What each device's time went into since the daemon started. Of all of its engines together,
+    that is all of it."""
+    lines = list(devices[0]["seconds"])
+    table = _table("device", "$/hour", "engine", *lines, "$")
+    wall_s: dict[str, float] = {}
+    for one in devices:
+        wall_s[one["device"]] = wall_s.get(one["device"], 0.0) + sum(one["seconds"].values())
+    for one in devices:
+        all_s = wall_s[one["device"]] or 1.0
+        table.add_row(
+            one["device"],
+            f"{one['usd_per_hour']:g}",
+            one["engine"],
+            *(f"{one['seconds'][line] / all_s:.1%}" for line in lines),
+            f"{sum(one['seconds'].values()) * one['usd_per_hour'] / 3600:.4f}",
+        )
     return table
 
 

@@ -18,6 +18,7 @@ from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.exposition import (
     BudgetCollector,
+    DeviceCollector,
     EngineReport,
     LiveCollector,
     VendorCollector,
@@ -27,6 +28,8 @@ from infer_daemon.ledger.feedback import Feedback, FeedbackDesk
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.reports.desk import Desk
+from infer_daemon.ledger.stopwatch import Stopwatch
+from infer_daemon.ledger.weights import UNIT
 from infer_daemon.live import Live
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog, Deployment
@@ -51,6 +54,7 @@ class Parts(Protocol):
     book: Book
     desk: Desk
     feedback: FeedbackDesk
+    stopwatch: Stopwatch
     live: Live
 
 
@@ -62,6 +66,7 @@ class View:
         self._created = int(time.time())
         registry = parts.metrics.registry
         registry.register(parts.vendor)
+        registry.register(DeviceCollector(parts.stopwatch.totals))
         registry.register(LiveCollector(lambda: list(self._engine_reports()), self._queues))
         registry.register(BudgetCollector(parts.allowances.standings))
 
@@ -156,9 +161,24 @@ class View:
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
             "limits": self._parts.admission.snapshot(now_s),
+            "devices": list(self._devices()),
             "budgets": self._parts.allowances.snapshot(),
             "ledger": self._parts.book.snapshot(),
         }
+
+    def _devices(self) -> Iterator[dict[str, object]]:
+        """What each device's time went into since the daemon started, by engine."""
+        stopwatch = self._parts.stopwatch
+        stopwatch.refresh()
+        for (device, engine), lines in stopwatch.totals.items():
+            weights = stopwatch.weights.get(engine)
+            yield {
+                "device": device.name,
+                "usd_per_hour": device.price_nano_usd_per_hour / 1e9,
+                "engine": engine,
+                "prompt_token_weight": weights and round(weights.prompt_token / UNIT, 4),
+                "seconds": {line.value: round(ns / 1e9, 3) for line, ns in lines.items()},
+            }
 
     def _engine_states(self, now_s: float) -> Iterator[dict[str, object]]:
         for pool in self._parts.pools.values():

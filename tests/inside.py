@@ -10,12 +10,14 @@ from typing import Any
 from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
+from infer_daemon.ledger.stopwatch import Stopwatch, placement
 from infer_daemon.live import budgets, policy, prices, windows
 from infer_daemon.request_path import Answer, Ask, Body, RequestPath
 from infer_daemon.routing.catalog import Catalog
@@ -30,12 +32,15 @@ class Inside:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.recorder = Recorder(Metrics(), asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.stopwatch = Stopwatch(
+            placement(settings), clock_ns=lambda: round(clock() * 1e9), epoch_ns=0
+        )
+        self.recorder = Recorder(Metrics(), clock, self.stopwatch)
         self.pools: dict[str, Pool] = {}
         self.engines: dict[str, SimEngine] = {}
         catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in catalog.pools}
-        clock = asyncio.get_running_loop().time
         self.started_at_us = 0
         self.allowances = Allowances(
             budgets(settings),
@@ -48,6 +53,7 @@ class Inside:
                 name,
                 self.schedulers[name],
                 Metrics(),
+                self.stopwatch,
                 self.admission,
                 windows=windows(settings),
                 fanout_max=settings.scheduling.fanout_max,
@@ -89,11 +95,13 @@ class Inside:
         engine = SimEngine(EngineName(name), section.sim, pool.gate, seqs_max=section.max_num_seqs)
         self.engines[name] = engine
         pool.open(engine, await engine.start(lambda _: None))
+        self.stopwatch.change(engine.name, EngineState.READY)
 
     def kill(self, name: str) -> None:
         """As the supervisor does it when an engine dies."""
         self.engines[name].kill()
         self.pools[self._pool_of[name]].close(EngineName(name))
+        self.stopwatch.change(EngineName(name), EngineState.DEAD)
 
     async def ask(
         self,
@@ -130,6 +138,7 @@ class Inside:
         self.admission.check()
         self.allowances.check()
         assert self.allowances.open_count == 0
+        self.stopwatch.check()
         for scheduler in self.schedulers.values():
             scheduler.check()
             assert (scheduler.waiting, scheduler.running) == (0, 0)

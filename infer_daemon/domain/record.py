@@ -46,6 +46,8 @@ class RequestRecord:
     """The public name that the client asked for; responses carry it back."""
     deployment: str = ""
     """What serves that name: its pool, and the adapter if it is one."""
+    recipe_hash: str = ""
+    """Of all that makes this deployment answer as it does."""
     engine: str = ""
     client: str = ""
     """Address, or user of this machine."""
@@ -79,6 +81,17 @@ class RequestRecord:
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     """Those of the completion that are thoughts, as far as the front end says; known at the end."""
+    waste_continuation_tokens: int = 0
+    waste_preemption_tokens: int = 0
+    waste_fallback_tokens: int = 0
+    """Tokens that were worked on for nothing, by cause. What a disconnect wastes is known when the
+    request has ended."""
+
+    compute_ns: int = 0
+    """What its calls used of devices, all together; known when it is settled."""
+    compute_nano_usd: int = 0
+    waste_ns: int = 0
+    """The part of `compute_ns` that was for nothing."""
 
     reserved_tokens: int = 0
     """Of its tenant's budgets: what it may use at most, as far as that is known."""

@@ -6,7 +6,7 @@ running model. `engines/vllm` and `engines/sim` implement `Frontend` and `Engine
 contract tests runs on both.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,7 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.steps import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,8 @@ class EngineFacts:
     """The most tokens that it works on in one step; None if it does not say."""
     prompt_step_tokens: int | None = None
     """The most that it reads of one prompt in one step; None for as much as the step takes."""
+    steps: Sequence[Step] = ()
+    """Steps that were timed while it warmed up."""
     loras: frozenset[str] = frozenset()
     """Public names of the adapters that are loaded."""
     lora_errors: Mapping[str, str] = field(default_factory=dict)
@@ -243,6 +246,19 @@ class Admit(Protocol):
 
     def granted(self, record: RequestRecord) -> None:
         """The request has its turn."""
+
+
+class Timing(Protocol):
+    """Who is told when calls use an engine; see `ledger.stopwatch.Stopwatch`."""
+
+    def enter(self, engine: EngineName, call: JobId, *, prompt_tokens: int, seqs: int) -> None:
+        """The call is given to the engine now; it must `leave` before it enters another."""
+
+    def first_output(self, call: JobId) -> None:
+        """Its prompt has been read. Unknown calls are fine."""
+
+    def leave(self, record: RequestRecord, call: JobId) -> None:
+        """The engine is done with it. Unknown calls are fine."""
 
 
 class Meter(Protocol):

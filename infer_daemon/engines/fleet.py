@@ -45,11 +45,17 @@ class Fleet:
         sections: Mapping[str, EngineSection],
         plans: list[PoolPlan],
         registry_of: Callable[[EngineName], CollectorRegistry],
+        on_change: Callable[[EngineName, Status], None],
     ) -> None:
-        """Args: registry_of: makes the registry for an engine's own series."""
+        """
+        Args:
+            registry_of: makes the registry for an engine's own series.
+            on_change: told of every state of every engine.
+        """
         self._sections = sections
         self._plans = plans
         self._registry_of = registry_of
+        self._tell_change = on_change
         self._memory = MemoryQueue()
         self._settled = asyncio.Event()
         self.supervisors: dict[EngineName, Supervisor] = {}
@@ -131,6 +137,7 @@ class Fleet:
         )
 
     def _on_change(self, name: EngineName, status: Status) -> None:
+        self._tell_change(name, status)
         _log_change(name, status)
         if all(status.state.is_settled for status in self._statuses.values()):
             self._settled.set()

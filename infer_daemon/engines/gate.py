@@ -14,7 +14,7 @@ from infer_daemon.domain.endpoints import INPUTS_MAX
 from infer_daemon.domain.errors import DaemonError, EngineDied, FanoutTooLarge
 from infer_daemon.domain.jobs import EngineName, Job, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.contract import Admit, Engine, Meter, Turns, Work
+from infer_daemon.engines.contract import Admit, Engine, Meter, Timing, Turns, Work
 from infer_daemon.engines.mailbox import Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
 
@@ -28,6 +28,7 @@ class Gate:
         turns: Turns,
         engines: Mapping[EngineName, Engine],
         meter: Meter,
+        timing: Timing,
         admit: Admit,
         fanout_max: int,
     ) -> None:
@@ -35,6 +36,7 @@ class Gate:
         self._turns = turns
         self._engines = engines
         self._meter = meter
+        self._timing = timing
         self._admit = admit
         self.fanout_max = fanout_max
         """Most generations of one request; may be changed."""
@@ -135,12 +137,14 @@ class Gate:
                 if mailbox.is_finished:
                     raise
                 self._turns.cancel(job.id)
+                mailbox.leave()
                 record.note(f"{name} was dead, waits again")
 
     async def _submit(self, name: EngineName, work: Work, mailbox: Mailbox) -> Engine:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)
+        mailbox.enter(name)
         try:
             await engine.submit(work, mailbox)
         except BaseException:
@@ -154,7 +158,7 @@ class Gate:
         record.calls_started += 1
         record.calls_open += 1
         record.prompt_tokens += work.prompt_tokens
-        return Mailbox(work, record, self._meter, self._turns)
+        return Mailbox(work, record, self._meter, self._turns, self._timing)
 
 
 class EngineCall:

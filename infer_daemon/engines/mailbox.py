@@ -8,22 +8,31 @@ slot never becomes a queue: outputs that a slow reader has not fetched are merge
 import asyncio
 from typing import Any
 
+from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
-from infer_daemon.engines.contract import Meter, Turns, Work
+from infer_daemon.engines.contract import Meter, Timing, Turns, Work
 
 
 class Mailbox:
     """The sink of one engine call, and its reader's end."""
 
-    def __init__(self, work: Work, record: RequestRecord, meter: Meter, turns: Turns) -> None:
-        """Args: turns: is told of every token, and when the call needs its room no more."""
+    def __init__(
+        self, work: Work, record: RequestRecord, meter: Meter, turns: Turns, timing: Timing
+    ) -> None:
+        """
+        Args:
+            turns: is told of every token, and when the call needs its room no more.
+            timing: is told when the call is in an engine.
+        """
         self._work = work
         self._record = record
         self._meter = meter
         self._turns = turns
+        self._timing = timing
         self._slot: Any = None
         self._error: Exception | None = None
         self._finished = False
+        self._has_output = False
         self.is_closed = False
         """Whether it was closed before the engine was done."""
         self._last_tokens_s: float | None = None
@@ -34,6 +43,16 @@ class Mailbox:
     def is_finished(self) -> bool:
         """Whether the engine is done with this call."""
         return self._finished
+
+    def enter(self, engine: EngineName) -> None:
+        """The call is given to an engine now, unless it is over already."""
+        if not self._finished:
+            work = self._work
+            self._timing.enter(engine, work.id, prompt_tokens=work.prompt_tokens, seqs=work.seqs)
+
+    def leave(self) -> None:
+        """The engine did not take it."""
+        self._timing.leave(self._record, self._work.id)
 
     def deliver(self, output: Any, *, new_tokens: int, cached_tokens: int, finished: bool) -> None:
         """Take one output: meter it, merge it, wake the reader if it wants to know."""
@@ -49,8 +68,11 @@ class Mailbox:
             gap_s = None if last_s is None or self._work.seqs > 1 else now_s - last_s
             self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
             self._turns.token(self._work.id, new_tokens)
-        if record.first_token_s is None:
-            record.first_token_s = now_s
+        if not self._has_output:
+            self._has_output = True
+            self._timing.first_output(self._work.id)
+            if record.first_token_s is None:
+                record.first_token_s = now_s
         if cached_tokens > self._cached_tokens:
             record.cached_tokens += cached_tokens - self._cached_tokens
             self._cached_tokens = cached_tokens
@@ -93,6 +115,7 @@ class Mailbox:
     def _end(self) -> None:
         self._finished = True
         self._record.calls_open -= 1
+        self.leave()
 
     def close(self) -> None:
         """Nothing more is taken, the room is given back, and whoever waits here is woken.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from infer_daemon.domain.errors import ModelNotReady
 from infer_daemon.domain.jobs import EngineName, WindowLimits
-from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Turns
+from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Timing, Turns
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.supervisor import Status
 from infer_daemon.settings.schema import WindowSection
@@ -20,6 +20,7 @@ class Pool:
         name: str,
         turns: Turns,
         meter: Meter,
+        timing: Timing,
         admit: Admit,
         *,
         windows: Mapping[EngineName, WindowSection],
@@ -38,6 +39,7 @@ class Pool:
             turns=turns,
             engines=self._ready,
             meter=meter,
+            timing=timing,
             admit=admit,
             fanout_max=fanout_max,
         )

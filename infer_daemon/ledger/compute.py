@@ -6,7 +6,7 @@ somebody says that it is down. An engine on several devices uses all of them at 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from infer_daemon.domain.jobs import EngineName, JobId
@@ -23,6 +23,8 @@ class Used:
     nano_usd: int = 0
     waste_ns: int = 0
     """The part of `ns` that was for nothing."""
+    parts: tuple[tuple[Seat, int, int], ...] = field(default=(), compare=False, repr=False)
+    """`ns` by device and hour."""
 
 
 class ComputeMeter:
@@ -89,20 +91,30 @@ class ComputeMeter:
         if call not in self._calls:
             return Used()
         engine, _ = self._calls.pop(call)
-        ns = nano_usd = waste_ns = 0
+        ns = nano_usd = 0
+        parts: list[tuple[Seat, int, int]] = []
         for seat in self._advanced(engine, now_ns):
             seat_ns = 0
             for hour_at_us, hour_ns in seat.shares.leave(call, seat.clock.hour_at_us):
                 seat_ns += hour_ns
-                if wasted:
-                    hour_waste_ns = int(hour_ns * wasted)
-                    seat.row(hour_at_us).ns[Line.ATTRIBUTED] -= hour_waste_ns
-                    seat.row(hour_at_us).ns[Line.WASTE] += hour_waste_ns
-                    waste_ns += hour_waste_ns
+                parts.append((seat, hour_at_us, hour_ns))
             ns += seat_ns
             nano_usd += compute_nano_usd(seat_ns, seat.clock.device.price_nano_usd_per_hour)
             seat.settle()
-        return Used(ns, nano_usd, waste_ns)
+        used = Used(ns, nano_usd, 0, tuple(parts))
+        return replace(used, waste_ns=self.waste(used, wasted)) if wasted else used
+
+    def waste(self, used: Used, share: Fraction = Fraction(1)) -> int:
+        """What a call has used turns out to have been for nothing, or a share of it. Belongs to the
+        hours in which it was used. To be told once of each; returns how many nanoseconds that is.
+        """
+        waste_ns = 0
+        for seat, hour_at_us, hour_ns in used.parts:
+            hour_waste_ns = int(hour_ns * share)
+            seat.row(hour_at_us).ns[Line.ATTRIBUTED] -= hour_waste_ns
+            seat.row(hour_at_us).ns[Line.WASTE] += hour_waste_ns
+            waste_ns += hour_waste_ns
+        return waste_ns
 
     def hours(self, now_ns: int) -> list[DeviceHour]:
         """What has come to the rows of each hour since the last time this was asked."""

@@ -1,6 +1,6 @@
 """The page behind /metrics: the daemon's series, the engines' state, and vLLM's own series."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -8,8 +8,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.ledger.budgets import Standing, Unit
+from infer_daemon.ledger.devices import Device, Line
 
 
 class EngineReport:
@@ -110,6 +112,32 @@ class BudgetCollector(Collector):
                 reserved.add_metric(where, one.reserved / one.limit)
         yield used
         yield reserved
+
+
+class DeviceCollector(Collector):
+    """What the time of each device went into since the daemon started."""
+
+    def __init__(self, totals: Mapping[tuple[Device, EngineName], Mapping[Line, int]]) -> None:
+        """Args: totals: nanoseconds on each line, kept up to date by their owner."""
+        self._totals = totals
+        self._attributed_ns: dict[tuple[Device, EngineName], int] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client`. Time that turns out to be waste leaves the line it was on, and a
+        counter must not go back: that line stands still until it is where it was."""
+        family = CounterMetricFamily(
+            "infer_device_seconds",
+            "What the time of each device went into",
+            labels=["device", "engine", "line"],
+        )
+        for key, totals in self._totals.items():
+            device, engine = key
+            highest_ns = max(self._attributed_ns.get(key, 0), totals[Line.ATTRIBUTED])
+            self._attributed_ns[key] = highest_ns
+            for line in Line:
+                ns = highest_ns if line is Line.ATTRIBUTED else totals[line]
+                family.add_metric([device.name, engine, line], ns / 1e9)
+        yield family
 
 
 class VendorCollector(Collector):

@@ -69,6 +69,12 @@ class Metrics:
         self._completion_tokens = Counter(
             "infer_completion_tokens_total", "Generated tokens", _LABELS, registry=registry
         )
+        self._compute_cost = Counter(
+            "infer_compute_cost_dollars_total",
+            "What the devices cost while they worked for these requests",
+            ("tenant", "model"),
+            registry=registry,
+        )
         self._ttft = self._histogram("infer_ttft_seconds", "Accepted to first token", _LATENCY_S)
         self._gap = self._histogram("infer_itl_seconds", "Between outputs, one sequence", _GAP_S)
         self._tpot = self._histogram(
@@ -156,6 +162,8 @@ class Metrics:
         self._count_objective(record)
         if record.granted_s is None:
             return
+        cost = self._compute_cost.labels(record.tenant, record.model)
+        cost.inc(record.compute_nano_usd / 1e9)
         self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
         self._cached_tokens.labels(*labels).inc(record.cached_tokens)
         if record.first_token_s is not None and record.completion_tokens:

@@ -19,6 +19,7 @@ from infer_daemon.domain.errors import (
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.ledger.stopwatch import Stopwatch
 
 log = structlog.get_logger()
 
@@ -41,8 +42,9 @@ class Story(NamedTuple):
 class Recorder:
     """The only place that ends a record."""
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, clock: Callable[[], float], stopwatch: Stopwatch) -> None:
         self._metrics = metrics
+        self._stopwatch = stopwatch
         self._clock = clock
         self._open: dict[str, RequestRecord] = {}
         self._stories: OrderedDict[str, Story] = OrderedDict()
@@ -77,6 +79,7 @@ class Recorder:
         if isinstance(error, _EXPLICIT):
             record.detail = record.detail or error.message
         record.settled_s = self._clock()
+        self._stopwatch.settle(record)
         self._open.pop(record.id, None)
         self.settled_count += 1
         stages_s = stages(record)
@@ -156,6 +159,8 @@ def _line(record: RequestRecord, stages_s: dict[str, float]) -> dict[str, object
         "cached_tokens": record.cached_tokens,
         "completion_tokens": record.completion_tokens,
     }
+    if record.compute_ns:
+        line["compute_ms"] = round(record.compute_ns / 1e6, 3)
     if record.code:
         line["code"] = record.code
     line |= {what: record.told[header] for what, header in _DONE.items() if header in record.told}

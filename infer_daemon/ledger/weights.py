@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
+from infer_daemon.domain.steps import Step
+
 UNIT = 1024
 """What a decoding sequence weighs. Weights are whole numbers, so that shares add up exactly."""
 PROMPT_TOKEN_MAX = 4 * UNIT
@@ -27,15 +29,6 @@ class Weights:
     def writing(self, seqs: int) -> int:
         """Of a call that generates."""
         return UNIT * max(1, seqs)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of an engine, as it was timed."""
-
-    duration_ns: int
-    decode_seqs: int
-    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from infer_daemon.domain.errors import ModelNotFound
+from infer_daemon.routing.recipes import recipe_hash
 from infer_daemon.settings.schema import Settings
 
 
@@ -15,6 +16,8 @@ class Deployment:
     pool: str
     lora: str
     """Folder of the adapter; "" for a base model."""
+    recipe_hash: str = ""
+    """See `recipes.recipe_hash`."""
 
     @property
     def name(self) -> str:
@@ -35,7 +38,9 @@ class Catalog:
         for name, model in sorted(settings.models.items(), key=lambda item: item[1].lora != ""):
             pools.setdefault(frozenset(model.engines), name)
         return cls(
-            Deployment(name, pools[frozenset(model.engines)], model.lora)
+            Deployment(
+                name, pools[frozenset(model.engines)], model.lora, recipe_hash(settings, model)
+            )
             for name, model in settings.models.items()
         )
 

@@ -37,7 +37,17 @@ REFUSED = {
 
 def problems(settings: Settings) -> list[str]:
     """Every breach as `path: what is wrong`, in the order of the file's sections."""
-    parts = (_listen, _engines, _models, _devices, _cores, _prices, _tenants, budgets.problems)
+    parts = (
+        _listen,
+        _engines,
+        _models,
+        _devices,
+        _hourly,
+        _cores,
+        _prices,
+        _tenants,
+        budgets.problems,
+    )
     return [problem for part in parts for problem in part(settings)]
 
 
@@ -154,6 +164,18 @@ def _devices(settings: Settings) -> Iterator[str]:
                     "their vllm.gpu_memory_utilization must add up to at most 1)"
                 )
             users[device] = name
+
+
+def _hourly(settings: Settings) -> Iterator[str]:
+    used = {device for engine in settings.engines.values() for device in engine.device_names}
+    for name, device in settings.devices.items():
+        if name not in used:
+            known = ", ".join(sorted(used))
+            yield f"$.devices.{name}: no engine is on it (they are on: {known})"
+        try:
+            nano_usd(device.usd_per_hour, "a price of")
+        except ValueError as error:
+            yield f"$.devices.{name}.usd_per_hour: {error}"
 
 
 def _tenants(settings: Settings) -> Iterator[str]:

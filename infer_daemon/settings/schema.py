@@ -92,6 +92,12 @@ class LedgerSection(Section, frozen=True):
     keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 90
 
 
+class DeviceSection(Section, frozen=True):
+    """Something that engines run on, and what it costs."""
+
+    usd_per_hour: Usd
+
+
 class PriceSection(Section, frozen=True):
     """What a model's tokens are sold for, in dollars per million."""
 
@@ -188,6 +194,11 @@ class EngineSection(Section, frozen=True):
     window: WindowSection = WindowSection()
 
     @property
+    def device_names(self) -> list[str]:
+        """What it runs on, as `[devices.NAME]` calls it."""
+        return [f"gpu-{number}" for number in self.devices] or ["cpu"]
+
+    @property
     def is_local(self) -> bool:
         """Whether the model is on this machine's disk, and not a name to be looked up in a hub."""
         return self.model.startswith(("builtin:", "package:", "/", "~", "."))
@@ -213,6 +224,7 @@ class Settings(Section, frozen=True):
     scheduling: SchedulingSection = SchedulingSection()
     limits: LimitsSection = LimitsSection()
     ledger: LedgerSection = LedgerSection()
+    devices: dict[Name, DeviceSection] = {}
     tenants: dict[Name, TenantSection] = {}
 
 

@@ -306,7 +306,7 @@ async def test_a_part_that_fails_ends_the_daemon_with_its_error(
     """Exit code 0 would keep a service manager from starting it again."""
     with folder.locked():
         daemon = Daemon(settings_of(SIM), folder)
-        daemon.fleet = BrokenFleet({}, [], lambda _: CollectorRegistry())
+        daemon.fleet = BrokenFleet({}, [], lambda _: CollectorRegistry(), lambda *_: None)
         with pytest.raises(KeyError, match="broken"):
             async with asyncio.timeout(20):
                 await daemon.run()

@@ -47,6 +47,16 @@ BUDGETS = [
         "used": 12_000, "reserved": 40, "limit": 10_000, "resets_at": TOMORROW,
     },
 ]  # fmt: skip
+SECONDS = {"attributed": 30.0, "waste": 10.0, "loading": 20.0, "idle": 40.0, "down": 0.0}
+DEVICES = [
+    {"device": "gpu-0", "usd_per_hour": 36.0, "engine": "a", "seconds": SECONDS},
+    {
+        "device": "gpu-0",
+        "usd_per_hour": 36.0,
+        "engine": "b",
+        "seconds": dict.fromkeys(SECONDS, 20.0),
+    },
+]
 
 
 def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
@@ -61,6 +71,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "limits": LIMITS,
         "ledger": LEDGER,
         "budgets": BUDGETS,
+        "devices": DEVICES,
         "models": {"m": {"state": "ready"}, "n": {"state": "failed", "reason": reason}},
     }
 
@@ -73,6 +84,7 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     assert "a m ready 5 s 7 3 25%" in shown
     assert "b m dead 5 s - - -" in shown
     assert "m 4 3 a 3/8 120/4000 -" in shown
+    assert "gpu-0 36 a 15.0% 5.0% 10.0% 20.0% 0.0% 1.0000" in shown
     assert "pool class tenant waiting running virtual counter one more waits" in shown
     assert "m interactive acme 4 3 12,346 1.2 s" in shown
     assert "spilling 12.3 MB 0.0 MB 7 1,200 12 ms the disk is full [really]" in shown

@@ -31,6 +31,7 @@ from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_promp
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
 from infer_daemon.engines.vllm.responses import write_in_pieces
+from infer_daemon.engines.vllm.speed import timed_steps
 from infer_daemon.engines.vllm.stats import stat_logger
 from infer_daemon.engines.vllm.validation import GrammarCheck
 from infer_daemon.engines.vllm.warmup import warm_up
@@ -112,6 +113,8 @@ class VllmEngine:
             write_in_pieces(handlers)
             start_at_the_end_of_the_prompt()
             await warm_up(llm, tasks, loras.values(), progress)
+            progress("timing steps")
+            steps = await timed_steps(llm, tasks)
             self._loras = frozenset(loras)
             self._frontend = VllmFrontend(state, tasks)
         except arguments.ArgumentProblem as error:
@@ -126,6 +129,7 @@ class VllmEngine:
             step_tokens=llm.vllm_config.scheduler_config.max_num_batched_tokens,
             prompt_step_tokens=llm.vllm_config.scheduler_config.long_prefill_token_threshold
             or None,
+            steps=steps,
             loras=self._loras,
             lora_errors=lora_errors,
         )

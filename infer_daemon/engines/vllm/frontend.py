@@ -42,6 +42,7 @@ from infer_daemon.engines.vllm import errors
 from infer_daemon.engines.vllm.conversion import Conversion
 from infer_daemon.engines.vllm.counting import TokenCounter
 from infer_daemon.engines.vllm.requests import is_long, validator
+from infer_daemon.engines.vllm.usage import note_reasoning
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +151,12 @@ class VllmFrontend:
             if getattr(request, "use_beam_search", False):
                 raise NotSupported("beam search is not offered here", param="use_beam_search")
             raw_request = _raw_request(call)
+            arguments = (request, raw_request)
             if route.takes_upload:
-                arguments = (call.upload, request, raw_request)
-            else:
-                arguments = (request, raw_request)  # type: ignore[assignment]
+                arguments = (call.upload, *arguments)  # type: ignore[assignment]
             result = await getattr(handler, route.method)(*arguments)
             if not isinstance(result, ErrorResponse):
-                return await _answer(result, route, raw_request.state)
+                return await _answer(result, route, raw_request)
         if (task := asyncio.current_task()) is not None and task.cancelling():
             # Some handlers answer a cancellation with an error instead of passing it on.
             raise asyncio.CancelledError
@@ -201,14 +201,11 @@ def _in_our_words() -> Iterator[None]:
         raise errors.from_exception(error) from error
 
 
-async def _answer(result: Any, route: _Route, state: Any) -> Reply | EventStream:
-    """Any of the things that a handler may return, in our words.
-
-    Args: state: where the handler leaves what was used.
-    """
+async def _answer(result: Any, route: _Route, raw_request: Any) -> Reply | EventStream:
+    """Any of the things that a handler may return, in our words."""
     if isinstance(result, BaseModel):
         _tell_class(result)
-        _note_reasoning(result, state)
+        note_reasoning(_record(), raw_request, result)
         text = result.model_dump_json(by_alias=route.by_alias, exclude_none=route.exclude_none)
         return Reply(text.encode())
     if isinstance(result, StreamingResponse):
@@ -218,19 +215,7 @@ async def _answer(result: Any, route: _Route, state: Any) -> Reply | EventStream
     if isinstance(result, Response):
         kind = result.media_type or "text/plain"
         return Reply(bytes(result.body), result.status_code, kind, _headers(result))
-    return await _primed(_sse(result, state))
-
-
-def _note_reasoning(response: Any, state: Any) -> None:
-    """How much of the completion the parser took for thoughts: only a handler knows. Responses have
-    it in their own usage, the other endpoints leave it with the request."""
-    left = getattr(getattr(state, "request_metadata", None), "final_usage_info", None)
-    own = getattr(response, "usage", None)
-    details = getattr(left, "completion_tokens_details", None) or getattr(
-        own, "output_tokens_details", None
-    )
-    if details is not None:
-        _record().reasoning_tokens = details.reasoning_tokens or 0
+    return await _primed(_sse(result, raw_request))
 
 
 def _tell_class(response: Any) -> None:
@@ -239,9 +224,8 @@ def _tell_class(response: Any) -> None:
         response.service_tier = _record().tier.service_tier
 
 
-async def _sse(events: AsyncIterator[Any], state: Any) -> AsyncGenerator[bytes, None]:
+async def _sse(events: AsyncIterator[Any], raw_request: Any) -> AsyncGenerator[bytes, None]:
     """Events as they go over the wire. Handlers yield finished lines or, for responses, objects."""
-    response: Any = None
     record = _record()
     async with aclosing(events) as open_events:  # type: ignore[type-var]
         async for event in open_events:
@@ -250,6 +234,7 @@ async def _sse(events: AsyncIterator[Any], state: Any) -> AsyncGenerator[bytes, 
             else:
                 response = getattr(event, "response", None)
                 _tell_class(response)
+                note_reasoning(record, raw_request, response)
                 data = event.model_dump_json(by_alias=True)
                 line = f"event: {getattr(event, 'type', 'unknown')}\ndata: {data}\n\n".encode()
             if (error := _error_event(line)) is not None:
@@ -258,7 +243,7 @@ async def _sse(events: AsyncIterator[Any], state: Any) -> AsyncGenerator[bytes, 
                 yield error_event(record.refusal, record.endpoint)
                 return  # what handlers say after it (`[DONE]`, `message_stop`) sounds like success
             yield line
-    _note_reasoning(response, state)
+    note_reasoning(record, raw_request)
 
 
 async def _primed(events: AsyncGenerator[bytes, None]) -> EventStream:

@@ -48,20 +48,21 @@ async def warm_up(
 
 
 async def _generate(llm: AsyncLLM, params: SamplingParams, lora: LoRARequest | None) -> None:
-    async for _ in llm.generate(_prompt(llm), params, _id(), lora_request=lora):
+    async for _ in llm.generate(prompt_of(llm, 3), params, _id(), lora_request=lora):
         pass
 
 
 async def _encode(llm: AsyncLLM, params: PoolingParams) -> None:
-    async for _ in llm.encode(_prompt(llm), params, _id()):
+    async for _ in llm.encode(prompt_of(llm, 3), params, _id()):
         pass
 
 
-def _prompt(llm: AsyncLLM) -> Any:
-    """Three tokens that every vocabulary has, as the renderer hands them on."""
-    tokens = TokensPrompt(prompt_token_ids=[1, 2, 3])
-    (prompt,) = llm.renderer.render_cmpl([tokens], llm.renderer.default_cmpl_tok_params)
-    return prompt
+def prompt_of(llm: AsyncLLM, tokens: int) -> Any:
+    """Tokens that every vocabulary has, as the renderer hands them on."""
+    ids = [1 + number % 3 for number in range(tokens)]
+    prompt = TokensPrompt(prompt_token_ids=ids)
+    (rendered,) = llm.renderer.render_cmpl([prompt], llm.renderer.default_cmpl_tok_params)
+    return rendered
 
 
 def _id() -> str:

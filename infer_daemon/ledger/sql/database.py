@@ -1,7 +1,7 @@
 """The one connection that writes. Each method is one transaction: all of it, or an exception."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -11,10 +11,11 @@ import msgspec
 from infer_daemon.ledger import batch as batches
 from infer_daemon.ledger.batch import Batch
 from infer_daemon.ledger.budgets import STEP_BACK_MAX_US, Spend
+from infer_daemon.ledger.devices import DeviceHour
 from infer_daemon.ledger.periods import Period, period_starts
 from infer_daemon.ledger.problems import LedgerProblem, explain
 from infer_daemon.ledger.rows import OPENING_COLUMNS, SETTLEMENT_COLUMNS, Opening, Settlement
-from infer_daemon.ledger.sql import statements
+from infer_daemon.ledger.sql import device_hours, statements
 from infer_daemon.ledger.sql.checkpoint import Checkpointer
 from infer_daemon.ledger.sql.schema import upgrade
 
@@ -114,6 +115,17 @@ class WriterDatabase:
             for name in sorted(names):
                 self.connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (name,))
         return seen
+
+    def add_device_hours(self, rows: Sequence[DeviceHour], until_ns: int) -> None:
+        """Add to the hours of devices, which are then told up to this moment since the epoch."""
+        with self.transaction():
+            device_hours.add(self.connection, rows, until_ns)
+        self._checkpointer.wrote(1 + len(rows))
+
+    @property
+    def devices_until_ns(self) -> int | None:
+        """Up to which moment they are told; None if they never were."""
+        return device_hours.until_ns(self.connection)
 
     def settle_lost(self) -> int:
         """Settle what is still open as lost. Returns how many."""

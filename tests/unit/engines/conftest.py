@@ -44,6 +44,29 @@ class TokenLog:
         return sum(count for count, _ in self.told)
 
 
+@dataclass(slots=True)
+class Presence:
+    """A timing that knows who is in which engine, and who has ever been in one."""
+
+    inside: dict[JobId, EngineName] = field(default_factory=dict)
+    story: list[tuple[str, JobId]] = field(default_factory=list)
+
+    def enter(self, engine: EngineName, call: JobId, *, prompt_tokens: int, seqs: int) -> None:
+        """See `contract.Timing`."""
+        assert call not in self.inside, "it must leave before it enters another"
+        self.inside[call] = engine
+        self.story.append((f"enters {engine}", call))
+
+    def first_output(self, call: JobId) -> None:
+        """See `contract.Timing`."""
+        self.story.append(("first output", call))
+
+    def leave(self, record: RequestRecord, call: JobId) -> None:
+        """See `contract.Timing`."""
+        if self.inside.pop(call, None) is not None:
+            self.story.append(("leaves", call))
+
+
 def clock() -> float:
     """Loop time, virtual where the test says so."""
     return asyncio.get_running_loop().time()
@@ -87,10 +110,12 @@ class Rig:
         self.meter = TokenLog()
         self.scheduler = Scheduler(Policy(queue_len_max=100))
         self.admit = OpenDoor()
+        self.timing = Presence()
         self.pool = Pool(
             "pool",
             self.scheduler,
             self.meter,
+            self.timing,
             self.admit,
             windows=defaultdict(WindowSection),
             fanout_max=self.FANOUT_MAX,
@@ -144,6 +169,7 @@ class Rig:
     def assert_empty(self) -> None:
         """Nobody waits, nothing runs, in the scheduler and in the engines."""
         self.scheduler.check()
+        assert self.timing.inside == {}
         assert (self.scheduler.waiting, self.scheduler.running) == (0, 0)
         assert [(e.stats.running, e.stats.waiting) for e in self.engines] == [(0, 0)] * len(
             self.engines

@@ -16,7 +16,7 @@ from infer_daemon.engines.pool import Pool
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import EngineSection, SimSection, WindowSection
-from tests.unit.engines.conftest import OpenDoor, TokenLog
+from tests.unit.engines.conftest import OpenDoor, Presence, TokenLog
 
 pytestmark = pytest.mark.looptime
 
@@ -40,6 +40,7 @@ class Harness:
                 name,
                 self.schedulers[name],
                 TokenLog(),
+                Presence(),
                 OpenDoor(),
                 windows={EngineName(name): WindowSection()},
                 fanout_max=9,
@@ -50,7 +51,7 @@ class Harness:
             PoolPlan(pool=pool, engines=[EngineName(name)], served_names=[name], loras={})
             for name, pool in self.pools.items()
         ]
-        self.fleet = Fleet(sections, plans, lambda _: CollectorRegistry())
+        self.fleet = Fleet(sections, plans, lambda _: CollectorRegistry(), lambda *_: None)
 
     @property
     def states(self) -> dict[str, EngineState]:

@@ -10,7 +10,7 @@ from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.mailbox import Mailbox
-from tests.unit.engines.conftest import TokenLog
+from tests.unit.engines.conftest import Presence, TokenLog
 
 
 class Box:
@@ -19,6 +19,7 @@ class Box:
     def __init__(self, wants: Literal["deltas", "final"]) -> None:
         self.now_s = 0.0
         self.meter = TokenLog()
+        self.timing = Presence()
         self.released = self.finished = self.charged = 0
         self.record = RequestRecord(
             id="r", endpoint=Endpoint.CHAT, accepted_s=0.0, clock=lambda: self.now_s, calls_open=1
@@ -31,7 +32,7 @@ class Box:
             prompt_tokens=1,
             output_tokens_max=9,
         )
-        self.mailbox = Mailbox(work, self.record, self.meter, self)
+        self.mailbox = Mailbox(work, self.record, self.meter, self, self.timing)
 
     async def turn(self, job: Job) -> EngineName:
         """See `contract.Turns`; the box is its own scheduler and counts what it is told."""

@@ -10,6 +10,7 @@ from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder, stages
+from infer_daemon.ledger.stopwatch import Stopwatch
 
 
 class Clock:
@@ -28,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def recorder(clock: Clock) -> Recorder:
-    return Recorder(Metrics(), clock)
+    return Recorder(Metrics(), clock, Stopwatch({}))
 
 
 def fill(record: RequestRecord) -> None:
@@ -170,7 +171,7 @@ def test_our_own_fault_is_logged_as_an_error_with_its_detail(
 
 def test_every_ending_is_counted_under_its_name(clock: Clock) -> None:
     metrics = Metrics()
-    recorder = Recorder(metrics, clock)
+    recorder = Recorder(metrics, clock, Stopwatch({}))
     for outcome in Outcome:
         recorder.settle(recorder.open(Endpoint.CHAT), outcome, None)
     page = generate_latest(metrics.registry).decode()

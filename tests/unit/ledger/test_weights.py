@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infer_daemon.domain.steps import Step
 from infer_daemon.ledger.weights import (
     PROMPT_TOKEN_MAX,
     UNIT,
-    Step,
     StepCost,
     Weights,
     step_cost,

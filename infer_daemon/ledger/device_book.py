@@ -1,0 +1,65 @@
+"""Writes down what each device's time went into, every few seconds, for as long as the daemon runs.
+
+A daemon that is killed leaves at most that much untold; the next one books it as down, like all of
+the time until its own start.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.periods import DAY_US
+from infer_daemon.ledger.problems import LedgerProblem
+from infer_daemon.ledger.stopwatch import Stopwatch
+
+log = structlog.get_logger()
+
+TELL_EVERY_S = 15.0
+"""A transaction of a few rows; of an hour, that is 0.4 %."""
+DOWN_DAYS_MAX = 31
+"""Whoever comes back after a longer time has not paid for the devices on this daemon's account."""
+
+
+class DeviceBook:
+    """You *must* `close` what you `start`, before the book that it writes to."""
+
+    def __init__(self, stopwatch: Stopwatch, book: Book) -> None:
+        self._stopwatch = stopwatch
+        self._book = book
+        self._telling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Go on where an earlier run ended.
+
+        Raises:
+            LedgerProblem: the ledger cannot be read.
+        """
+        until_ns = await self._book.run(lambda db: db.devices_until_ns)
+        if until_ns is not None:
+            earliest_ns = time.time_ns() - DOWN_DAYS_MAX * DAY_US * 1000
+            self._stopwatch.resume(max(until_ns, earliest_ns))
+            await self._tell()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await asyncio.sleep(min(TELL_EVERY_S, self._stopwatch.hour_left_s))
+            # Whoever cancels this does not cancel a transaction: `close` waits for it.
+            self._telling = asyncio.create_task(self._tell(), name="tell-devices")
+            await asyncio.shield(self._telling)
+
+    async def close(self) -> None:
+        """Tell the rest, up to now."""
+        if self._telling is not None:
+            await asyncio.wait({self._telling})
+        await self._tell()
+
+    async def _tell(self) -> None:
+        rows, until_ns = self._stopwatch.take()
+        try:
+            await self._book.run(lambda db: db.add_device_hours(rows, until_ns))
+        except LedgerProblem as error:
+            self._stopwatch.give_back(rows)
+            log.warning("devices_not_told", why=str(error), rows=len(rows))
