@@ -171,3 +171,83 @@ async def test_the_state_says_whether_rows_can_be_written(serve: Serve) -> None:
     running = await serve()
 
     assert running.daemon.view.state()["ledger"]["state"] == "ok"  # type: ignore[index]
+
+
+ON_DEVICES = (
+    SIM.replace('model = "echo"\nsim', 'model = "echo"\ndevices = [0]\nsim', 1)
+    + "[devices.gpu-0]\nusd_per_hour = 3.6\n[devices.cpu]\nusd_per_hour = 0.5\n"
+)
+
+
+async def test_what_rows_have_used_is_what_devices_gave_and_their_hours_are_all_there(
+    serve: Serve, folder: StateFolder
+) -> None:
+    running = await serve(ON_DEVICES)
+    asked = [
+        running.post("/v1/completions", {"model": model, "prompt": ["a b", "c"], "max_tokens": 20})
+        for model in ("echo", "other") * 5
+    ]
+    await asyncio.gather(*asked)
+    async with running.streaming() as events:
+        await events.next()
+    await running.close()
+
+    found = rows(running)
+    assert {row["recipe_hash"] for row in found if row["model"] == "echo"} != {""}
+    for engine, device, price in (("a", "gpu-0", 3_600_000_000), ("b", "cpu", 500_000_000)):
+        mine = [row for row in found if row["engine"] == engine]
+        hours = device_hours(running, device)
+        busy_ns = sum(hour["attributed_ns"] + hour["waste_ns"] for hour in hours)
+        assert sum(row["compute_ns"] for row in mine) == busy_ns > 0
+        assert {hour["price_nano_usd_per_hour"] for hour in hours} == {price}
+        for row in mine:
+            assert row["compute_nano_usd"] == round(row["compute_ns"] * price / 3600e9)
+    left = next(row for row in found if row["outcome"] == "cancelled")
+    assert left["compute_ns"] == sum(hour["waste_ns"] for hour in device_hours(running, "gpu-0"))
+    walls_ns = {d: sum(map(wall_ns, device_hours(running, d))) for d in ("gpu-0", "cpu")}
+    assert walls_ns["gpu-0"] == walls_ns["cpu"]
+
+
+async def test_the_time_between_two_daemons_is_down(serve: Serve, folder: StateFolder) -> None:
+    first = await serve(ON_DEVICES)
+    await first.close()
+    before_ns = sum(map(wall_ns, device_hours(first, "cpu")))
+    down_ns = sum(hour["down_ns"] for hour in device_hours(first, "cpu"))
+    second = Running(first.daemon.live._settings, folder)
+    await second.open(ready=True)
+    await second.close()
+
+    hours = device_hours(second, "cpu")
+    assert sum(map(wall_ns, hours)) > before_ns
+    assert sum(hour["down_ns"] for hour in hours) > down_ns
+
+
+async def test_operators_see_what_devices_and_requests_cost(serve: Serve) -> None:
+    running = await serve(ON_DEVICES)
+    await running.post("/v1/completions", {**WORDS, "max_tokens": 20})
+    (gpu,) = [one for one in running.daemon.view.state()["devices"] if one["device"] == "gpu-0"]  # type: ignore[attr-defined]
+    page = running.daemon.view.metrics().decode()
+
+    assert (gpu["engine"], gpu["usd_per_hour"]) == ("a", 3.6)
+    assert gpu["seconds"]["attributed"] > 0
+    labels = 'device="gpu-0",engine="a",line="attributed"'
+    assert f"infer_device_seconds_total{{{labels}}}" in page
+    assert 'infer_compute_cost_dollars_total{model="echo",tenant="acme"}' in page
+
+
+def device_hours(running: Running, device: str) -> list[dict[str, int]]:
+    """All of a device's rows."""
+    path = running.folder.root / "ledger.sqlite3"
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection.row_factory = sqlite3.Row
+    try:
+        sql = "select * from device_hours where device = ?"
+        return [dict(row) for row in connection.execute(sql, (device,))]
+    finally:
+        connection.close()
+
+
+def wall_ns(hour: dict[str, int]) -> int:
+    """All lines of a row."""
+    lines = ("attributed", "waste", "idle", "loading", "sleeping", "down")
+    return sum(hour[f"{line}_ns"] for line in lines)

@@ -443,3 +443,16 @@ async def test_the_request_is_taken_when_the_call_is_made_and_not_when_it_is_rea
     await outputs.aclose()
 
     assert (mine.completion_tokens, other.completion_tokens) == (1, 0)
+
+
+async def test_a_call_that_is_given_to_a_second_engine_has_left_the_first(
+    rig: Rig, record: Record
+) -> None:
+    (await rig.add("a")).kill()
+    await rig.add("b")
+
+    assert await rig.collect(rig.work(), record()) == WORDS
+    events = [event for event, _ in rig.timing.story]
+    assert events[-3:] == ["enters b", "first output", "leaves"]
+    assert events[:-3] in ([], ["enters a", "leaves"])
+    rig.assert_empty()

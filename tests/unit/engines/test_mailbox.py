@@ -214,3 +214,28 @@ async def test_tokens_are_charged_as_they_arrive_and_an_answer_that_ends_is_told
 
     assert (deltas.charged, deltas.finished, deltas.released) == (3, 1, 1)
     assert (final.charged, final.finished, final.released) == (1, 0, 1)
+
+
+def test_a_call_is_timed_from_the_engine_that_takes_it_to_its_last_output(deltas: Box) -> None:
+    deltas.mailbox.enter(EngineName("a"))
+    deltas.put("w0")
+    deltas.put("w1")
+    deltas.put("w2", finished=True)
+    deltas.mailbox.close()
+
+    assert deltas.timing.story == [("enters a", "w"), ("first output", "w"), ("leaves", "w")]
+
+
+@pytest.mark.parametrize("end", ["fail", "close"])
+def test_a_call_that_fails_or_is_closed_has_left(deltas: Box, end: str) -> None:
+    deltas.mailbox.enter(EngineName("a"))
+    deltas.mailbox.fail(RuntimeError()) if end == "fail" else deltas.mailbox.close()
+
+    assert deltas.timing.story == [("enters a", "w"), ("leaves", "w")]
+
+
+def test_a_call_that_was_closed_while_it_waited_enters_nothing(deltas: Box) -> None:
+    deltas.mailbox.close()
+    deltas.mailbox.enter(EngineName("a"))
+
+    assert deltas.timing.story == []

@@ -1,0 +1,101 @@
+"""What real engines cost: their steps as they were timed, and where their device's time goes."""
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+from harness import Running
+
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.steps import Step
+from infer_daemon.engines.vllm.speed import timed_steps
+from infer_daemon.ledger.devices import Line
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
+
+ASK: list[Any] = [{"role": "user", "content": "What does a 429 mean?"}]
+
+
+def lines(running: Running) -> dict[Line, int]:
+    """Of the device that all engines share."""
+    stopwatch = running.daemon.stopwatch
+    stopwatch.refresh()
+    stopwatch.check()
+    return {line: sum(one[line] for one in stopwatch.totals.values()) for line in Line}
+
+
+def spent(before: dict[Line, int], after: dict[Line, int]) -> dict[Line, float]:
+    """Share of each line in what came to them."""
+    ns = {line: after[line] - before[line] for line in Line}
+    return {line: one / sum(ns.values()) for line, one in ns.items()}
+
+
+async def test_steps_are_timed_in_half_a_second(vllm_daemon: Running) -> None:
+    engine: Any = vllm_daemon.daemon.fleet.supervisors[EngineName("demo-small")].engine
+    llm = engine._llm
+    began_s = asyncio.get_running_loop().time()
+    steps = await timed_steps(llm, ["generate"])
+    took_s = asyncio.get_running_loop().time() - began_s
+
+    print(f"{took_s:.3f} s", *steps, sep="\n")
+    assert took_s < 0.7
+    kinds = {(step.decode_seqs, step.prompt_tokens > 0) for step in steps}
+    assert {(32, False), (32, True)} <= kinds
+    assert isinstance(steps[0], Step)
+
+
+async def test_every_generating_engine_has_told_its_steps(vllm_daemon: Running) -> None:
+    for name in ("demo", "demo-small"):
+        facts = vllm_daemon.daemon.fleet.supervisors[EngineName(name)].status.facts
+        assert facts is not None
+        print(name, vllm_daemon.daemon.stopwatch.weights[EngineName(name)], *facts.steps)
+        assert facts.steps
+
+
+async def test_a_cpu_that_always_has_work_is_attributed_to_whom_it_works_for(
+    vllm_daemon: Running, client: openai.AsyncOpenAI
+) -> None:
+    async def ask() -> None:
+        for _ in range(3):
+            await client.chat.completions.create(
+                model="demo", messages=ASK, max_tokens=100, extra_body={"ignore_eos": True}
+            )
+
+    before = lines(vllm_daemon)
+    await asyncio.gather(*(ask() for _ in range(8)))
+    shares = spent(before, lines(vllm_daemon))
+
+    print(shares)
+    assert shares[Line.ATTRIBUTED] >= 0.95
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+async def test_a_cpu_that_nobody_asks_is_idle(
+    vllm_daemon: Running, client: openai.AsyncOpenAI
+) -> None:
+    before = lines(vllm_daemon)
+    await client.chat.completions.create(model="demo", messages=ASK, max_tokens=1)
+    await asyncio.sleep(3)
+    shares = spent(before, lines(vllm_daemon))
+
+    print(shares)
+    assert shares[Line.IDLE] >= 0.98
+
+
+async def test_what_is_left_unread_is_waste(
+    vllm_daemon: Running, client: openai.AsyncOpenAI
+) -> None:
+    before = lines(vllm_daemon)
+    stream = await client.chat.completions.create(
+        model="demo", messages=ASK, max_tokens=500, stream=True, extra_body={"ignore_eos": True}
+    )
+    async for _ in stream:
+        break
+    await stream.close()
+    while vllm_daemon.daemon.path.in_flight:
+        await asyncio.sleep(0.01)
+    after = lines(vllm_daemon)
+
+    assert after[Line.WASTE] > before[Line.WASTE]
+    assert after[Line.ATTRIBUTED] == before[Line.ATTRIBUTED]

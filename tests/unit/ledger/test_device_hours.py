@@ -1,0 +1,146 @@
+"""Hours of devices, as they are written down."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.types import EventDict
+
+from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.states import EngineState
+from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.device_book import DOWN_DAYS_MAX, DeviceBook
+from infer_daemon.ledger.devices import Device, DeviceHour, Line
+from infer_daemon.ledger.periods import DAY_US, HOUR_US
+from infer_daemon.ledger.pricing import HOUR_NS
+from infer_daemon.ledger.sql.database import WriterDatabase
+from infer_daemon.ledger.stopwatch import Stopwatch
+from infer_daemon.settings.schema import LedgerSection
+from tests.unit.ledger.sample import NOON_US, ask
+
+A, B = EngineName("a"), EngineName("b")
+GPU = Device("gpu-0", 2_000_000_000)
+
+
+def row(engine: EngineName = A, device: Device = GPU, **lines: int) -> DeviceHour:
+    """Of the hour that begins at noon."""
+    one = DeviceHour(device, engine, NOON_US)
+    for line, ns in lines.items():
+        one.ns[Line(line)] = ns
+    return one
+
+
+def test_what_comes_to_an_hour_is_added_to_its_row(database: WriterDatabase, path: Path) -> None:
+    assert database.devices_until_ns is None
+    database.add_device_hours([row(attributed=70, idle=30), row(B, down=5)], 100)
+    database.add_device_hours([row(attributed=-20, waste=20, loading=9)], 109)
+
+    columns = "engine, price_nano_usd_per_hour, attributed_ns, waste_ns, idle_ns, loading_ns"
+    assert ask(path, f"SELECT {columns}, down_ns FROM device_hours ORDER BY engine") == [
+        ("a", 2_000_000_000, 50, 20, 30, 9, 0),
+        ("b", 2_000_000_000, 0, 0, 0, 0, 5),
+    ]
+    assert database.devices_until_ns == 109
+
+
+def test_an_hour_in_which_the_price_changed_has_the_mean(
+    database: WriterDatabase, path: Path
+) -> None:
+    database.add_device_hours([row(idle=HOUR_NS // 4)], 1)
+    database.add_device_hours([row(device=Device("gpu-0", 6_000_000_000), idle=HOUR_NS // 4)], 2)
+
+    assert ask(path, "SELECT price_nano_usd_per_hour FROM device_hours") == [(4_000_000_000,)]
+
+
+class Clock:
+    """A monotonic clock that is set by hand; the hour that begins at noon is its beginning."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class Run:
+    """A ledger and a stopwatch, for as long as one daemon lives."""
+
+    def __init__(self, folder: Path, epoch_ns: int = NOON_US * 1000) -> None:
+        self.clock = Clock()
+        loop = asyncio.get_running_loop()
+        self.book = Book(folder, LedgerSection(), {}, loop=loop, on_commit=lambda *_: None)
+        self.watch = Stopwatch({A: [GPU]}, clock_ns=self.clock, epoch_ns=epoch_ns)
+        self.devices = DeviceBook(self.watch, self.book)
+
+    async def start(self) -> "Run":
+        await self.book.start()
+        await self.devices.start()
+        return self
+
+    async def close(self) -> None:
+        await self.devices.close()
+        await self.book.close()
+
+
+def hours(folder: Path) -> list[tuple[int, ...]]:
+    """(hours after noon, idle, down) of each row."""
+    sql = "SELECT (hour_at_us - ?) / ?, idle_ns, down_ns FROM device_hours ORDER BY hour_at_us"
+    return ask(folder / "ledger.sqlite3", sql, NOON_US, HOUR_US)
+
+
+async def test_the_end_of_a_run_is_told_up_to_its_last_moment(tmp_path: Path) -> None:
+    run = await Run(tmp_path).start()
+    run.watch.change(A, EngineState.READY)
+    run.clock.now_ns = HOUR_NS + 7
+    await run.close()
+
+    assert hours(tmp_path) == [(0, HOUR_NS, 0), (1, 7, 0)]
+
+
+async def test_the_time_between_two_runs_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: NOON_US * 1000 + 2 * HOUR_NS)
+    first = await Run(tmp_path).start()
+    first.watch.change(A, EngineState.READY)
+    first.clock.now_ns = 40
+    await first.close()
+    second = await Run(tmp_path, NOON_US * 1000 + HOUR_NS + 10).start()
+    second.watch.change(A, EngineState.READY)
+    second.clock.now_ns = 5
+    await second.close()
+
+    assert hours(tmp_path) == [(0, 40, HOUR_NS - 40), (1, 5, 10)]
+
+
+async def test_who_comes_back_after_a_year_has_not_paid_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await Run(tmp_path).start()
+    await first.close()
+    later_ns = NOON_US * 1000 + 365 * DAY_US * 1000
+    monkeypatch.setattr("time.time_ns", lambda: later_ns)
+    second = await Run(tmp_path, later_ns).start()
+    await second.close()
+
+    assert sum(down_ns for _, _, down_ns in hours(tmp_path)) == DOWN_DAYS_MAX * DAY_US * 1000
+
+
+async def test_what_cannot_be_written_is_told_later(
+    tmp_path: Path, log_lines: list[EventDict]
+) -> None:
+    run = await Run(tmp_path).start()
+    run.watch.change(A, EngineState.READY)
+    run.clock.now_ns = 40
+    database = tmp_path / "ledger.sqlite3"
+    blocker = WriterDatabase(database, "process")
+    with blocker.transaction():
+        await run.devices._tell()
+    blocker.close()
+    assert [line["event"] for line in log_lines if "devices" in line["event"]] == [
+        "devices_not_told"
+    ]
+    run.clock.now_ns = 50
+    await run.close()
+
+    assert hours(tmp_path) == [(0, 50, 0)]
