@@ -5,7 +5,7 @@ An engine that has calls inside is taken to make steps: if it is stuck, the time
 somebody says that it is down. An engine on several devices uses all of them at once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -60,7 +60,8 @@ class ComputeMeter:
     def phase(self, engine: EngineName, phase: Phase, now_ns: int) -> None:
         """The engine changes. Calls inside stay until they leave, without using anything unless it
         is ready."""
-        for seat in self._advanced(engine, now_ns):
+        for seat in self._seats[engine]:
+            seat.clock.advance(now_ns)
             seat.phase = phase
             seat.settle()
 
@@ -71,7 +72,8 @@ class ComputeMeter:
         assert call not in self._calls, f"call {call} is already in an engine"
         self._calls[call] = engine, seqs
         weight = self._weights[engine].reading(prompt_tokens)
-        for seat in self._advanced(engine, now_ns):
+        for seat in self._seats[engine]:
+            seat.clock.advance(now_ns)
             seat.shares.enter(call, weight)
             seat.settle()
 
@@ -80,7 +82,8 @@ class ComputeMeter:
         if call in self._calls:
             engine, seqs = self._calls[call]
             weight = self._weights[engine].writing(seqs)
-            for seat in self._advanced(engine, now_ns):
+            for seat in self._seats[engine]:
+                seat.clock.advance(now_ns)
                 seat.shares.reweigh(call, weight)
 
     def leave(self, call: JobId, now_ns: int, *, wasted: Fraction = Fraction(0)) -> Used:
@@ -93,7 +96,8 @@ class ComputeMeter:
         engine, _ = self._calls.pop(call)
         ns = nano_usd = 0
         parts: list[tuple[Seat, int, int]] = []
-        for seat in self._advanced(engine, now_ns):
+        for seat in self._seats[engine]:
+            seat.clock.advance(now_ns)
             seat_ns = 0
             for hour_at_us, hour_ns in seat.shares.leave(call, seat.clock.hour_at_us):
                 seat_ns += hour_ns
@@ -123,16 +127,10 @@ class ComputeMeter:
             clock.advance(now_ns)
             clock.wall_ns.clear()
             for seat in clock.seats:
-                rows += (row for row in seat.rows.values() if any(row.ns.values()))
-                seat.rows = {}
+                rows += (row for row in seat.take_rows() if any(row.ns.values()))
         return rows
 
     def check(self) -> None:
         """Raises AssertionError unless every nanosecond is on one line."""
         for clock in self._clocks.values():
             clock.check()
-
-    def _advanced(self, engine: EngineName, now_ns: int) -> Iterator[Seat]:
-        for seat in self._seats[engine]:
-            seat.clock.advance(now_ns)
-            yield seat

@@ -11,6 +11,7 @@ Only when nobody uses it, it is idle, in equal parts for the engines that are re
 ready, for the sleeping ones; when all are down, for those.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -45,6 +46,8 @@ class Line(StrEnum):
 _BEFORE = {Line.ATTRIBUTED: 0, Line.LOADING: 0, Line.IDLE: 1, Line.SLEEPING: 2, Line.DOWN: 3}
 """Of engines that share a device, those with the smallest number have it."""
 
+_ATTRIBUTED = Line.ATTRIBUTED
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -75,6 +78,8 @@ class Seat:
         self.phase = Phase.DOWN
         self.line = Line.DOWN
         self.rows: dict[int, DeviceHour] = {}
+        #: The one that was last given something.
+        self._latest: DeviceHour | None = None
         clock.seats.append(self)
         clock.sort()
 
@@ -87,9 +92,17 @@ class Seat:
 
     def give(self, ns: int, hour_at_us: int) -> None:
         """So much of the device's time is this engine's."""
-        self.row(hour_at_us).ns[self.line] += ns
-        if self.line is Line.ATTRIBUTED:
+        row, line = self._latest, self.line
+        if row is None or row.hour_at_us != hour_at_us:
+            row = self._latest = self.row(hour_at_us)
+        row.ns[line] += ns
+        if line is _ATTRIBUTED:
             self.shares.take(ns)
+
+    def take_rows(self) -> Iterable[DeviceHour]:
+        """All of them; new ones begin."""
+        rows, self.rows, self._latest = self.rows.values(), {}, None
+        return rows
 
     def settle(self) -> None:
         """Its phase or its calls have changed."""
@@ -124,6 +137,10 @@ class DeviceClock:
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. A moment that is past already changes nothing."""
+        if self.at_ns < now_ns < self.hour_end_ns:  # as good as always
+            self._share(now_ns - self.at_ns)
+            self.at_ns = now_ns
+            return
         while self.at_ns < now_ns:
             until_ns = min(now_ns, self.hour_end_ns)
             self._share(until_ns - self.at_ns)
@@ -137,9 +154,12 @@ class DeviceClock:
     def _share(self, ns: int) -> None:
         hour_at_us, users = self.hour_at_us, len(self.users)
         self.wall_ns[hour_at_us] = self.wall_ns.get(hour_at_us, 0) + ns
+        if users == 1:
+            self.users[0].give(ns, hour_at_us)
+            return
         each, more = divmod(ns, users)
-        for index, seat in enumerate(self.users):
-            seat.give(each + ((index - self._turn) % users < more), hour_at_us)
+        for index, seat in enumerate(self.users, -self._turn):
+            seat.give(each + (index % users < more), hour_at_us)
         self._turn = (self._turn + more) % users
 
     def check(self) -> None:

@@ -174,7 +174,7 @@ async def test_the_state_says_whether_rows_can_be_written(serve: Serve) -> None:
 
 
 ON_DEVICES = (
-    SIM.replace('model = "echo"\nsim', 'model = "echo"\ndevices = [0]\nsim', 1)
+    SIM.replace("max_num_seqs = 4", "max_num_seqs = 4\ndevices = [0]", 1)
     + "[devices.gpu-0]\nusd_per_hour = 3.6\n[devices.cpu]\nusd_per_hour = 0.5\n"
 )
 
@@ -201,7 +201,10 @@ async def test_what_rows_have_used_is_what_devices_gave_and_their_hours_are_all_
         assert sum(row["compute_ns"] for row in mine) == busy_ns > 0
         assert {hour["price_nano_usd_per_hour"] for hour in hours} == {price}
         for row in mine:
-            assert row["compute_nano_usd"] == round(row["compute_ns"] * price / 3600e9)
+            # Each of its two calls is rounded by itself.
+            assert row["compute_nano_usd"] == pytest.approx(
+                row["compute_ns"] * price / 3600e9, abs=2
+            )
     left = next(row for row in found if row["outcome"] == "cancelled")
     assert left["compute_ns"] == sum(hour["waste_ns"] for hour in device_hours(running, "gpu-0"))
     walls_ns = {d: sum(map(wall_ns, device_hours(running, d))) for d in ("gpu-0", "cpu")}

@@ -84,7 +84,7 @@ class Costs:
 
         async def client() -> None:
             while asyncio.get_running_loop().time() < end_s:
-                await self.ask(model, 40)
+                await self.ask(model, 400)
 
         await asyncio.gather(*(client() for _ in range(3)))
 
@@ -100,7 +100,7 @@ async def test_a_device_that_always_has_work_is_attributed_to_whom_it_works_for(
     costs = made(settings_of)
     async with costs.inside.running():
         costs.began_ns = round(asyncio.get_running_loop().time() * 1e9)
-        await costs.saturate("alone", 2 * 3600)
+        await costs.saturate("alone", 4500)
         lines = costs.lines("gpu-0")
         costs.assert_conserved()
 
