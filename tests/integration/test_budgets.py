@@ -13,6 +13,7 @@ import pytest
 from structlog.types import EventDict
 
 from infer_daemon import tables
+from infer_daemon.live import Source
 from infer_daemon.settings.load import load
 from infer_daemon.settings.state_folder import StateFolder
 from infer_daemon.tenancy.registry import key_hash
@@ -160,7 +161,7 @@ async def test_budgets_change_at_a_reload_and_count_what_was_used_before(
     tenant = f'{PRICED}[tenants.acme]\nkey_hashes = ["{key_hash(KEY)}"]\n'
     file.write_text(tenant)
     with folder.locked():
-        running = Running(load(file), folder, lambda: load(file))
+        running = Running(load(file), folder, Source(str(file), load(file), lambda: load(file)))
         await running.open(ready=True)
         codes = [(await running.post("/v1/completions", WORDS)).status_code]
         for tokens in (5, 10):

@@ -405,7 +405,7 @@ def spend_all(desk: Desk) -> None:
     record = desk.come()
     desk.tokens(record, 10, 10)
     record.granted_s, record.prompt_tokens = desk.now_s, 10
-    desk.admission.settle(record)
+    desk.admission.settle(record, Outcome.OK)
     desk.allowances.settle(record)
 
 

@@ -68,7 +68,7 @@ class Run:
     def __init__(self, folder: Path, epoch_ns: int = NOON_US * 1000) -> None:
         self.clock = Clock()
         loop = asyncio.get_running_loop()
-        self.book = Book(folder, LedgerSection(), {}, loop=loop, on_commit=lambda *_: None)
+        self.book = Book(folder, LedgerSection(), loop=loop, on_commit=lambda *_: None)
         self.watch = Stopwatch({A: [GPU]}, clock_ns=self.clock, epoch_ns=epoch_ns)
         self.devices = DeviceBook(self.watch, self.book)
 

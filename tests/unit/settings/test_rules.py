@@ -203,3 +203,20 @@ def test_budgets_in_all_shapes_are_accepted() -> None:
     soft = "soft = { day_usd = 4.99, month_tokens = 100 }"
 
     assert problems(f"{PRICED}[tenants.t.budget]\n{hard}\n{soft}") == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "problem"),
+    [
+        (
+            "[devices.gpu-1]\nusd_per_hour = 2",
+            "$.devices.gpu-1: no engine is on it (they are on: cpu)",
+        ),
+        (
+            "[devices.cpu]\nusd_per_hour = -1",
+            "$.devices.cpu.usd_per_hour: a price of -1: must be from 0 to 1000000 dollars",
+        ),
+    ],
+)
+def test_a_device_has_engines_and_a_possible_price(devices: str, problem: str) -> None:
+    assert problems(A + f"[models.m]\nengines = ['a']\n{devices}") == [problem]
