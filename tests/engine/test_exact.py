@@ -21,8 +21,8 @@ from vllm.entrypoints.openai.responses.protocol import (
 from vllm.entrypoints.serve.engine.protocol import CompletionTokenUsageInfo, UsageInfo
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.vllm import frontend
+from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.vllm.usage import note_reasoning
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
@@ -214,18 +214,17 @@ def record() -> RequestRecord:
 
 
 async def test_thoughts_of_a_chat_are_those_that_its_handler_counted(record: RequestRecord) -> None:
-    CURRENT.set(record)
     details = CompletionTokenUsageInfo(reasoning_tokens=7)
     metadata = RequestResponseMetadata(request_id="r")
     metadata.final_usage_info = UsageInfo(completion_tokens=9, completion_tokens_details=details)
 
-    frontend._note_reasoning(None, SimpleNamespace(request_metadata=metadata))
+    raw_request = SimpleNamespace(state=SimpleNamespace(request_metadata=metadata))
+    note_reasoning(record, raw_request)
 
     assert record.reasoning_tokens == 7
 
 
 async def test_thoughts_of_a_response_are_those_of_its_usage(record: RequestRecord) -> None:
-    CURRENT.set(record)
     usage = ResponseUsage(
         input_tokens=1,
         input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
@@ -234,7 +233,8 @@ async def test_thoughts_of_a_response_are_those_of_its_usage(record: RequestReco
         total_tokens=10,
     )
 
-    frontend._note_reasoning(SimpleNamespace(usage=usage), SimpleNamespace())
+    raw_request = SimpleNamespace(state=SimpleNamespace())
+    note_reasoning(record, raw_request, SimpleNamespace(usage=usage))
 
     assert record.reasoning_tokens == 5
 

@@ -50,7 +50,7 @@ def test_isolation_tells_of_a_flood_and_its_victim(root: Path, short_dir: Path) 
 
 
 def test_overload_tells_of_every_load_and_of_what_came_after(root: Path, short_dir: Path) -> None:
-    found = bench(root, short_dir, "overload", "--runs", "1", "--seconds", "0.1")
+    found = bench(root, short_dir, "overload", "--runs", "1", "--seconds", "0.4")
 
     [round_] = found["figures"]["servers"]["daemon"]
     assert [load["multiple"] for load in round_["loads"]] == [0.5, 1, 2, 3, 10]
