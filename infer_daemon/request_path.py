@@ -268,7 +268,7 @@ class RequestPath:
         self._recorder.settle(record, outcome, error)
         bill = self._allowances.settle(record)
         if self._book is not None and (safe := self._book.settle(record, bill)) is not None:
-            await self._book.wait(safe, record)
+            await safe
 
     async def _failed(self, record: RequestRecord, error: DaemonError) -> DaemonError:
         """What never became an answer."""

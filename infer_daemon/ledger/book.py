@@ -60,6 +60,10 @@ class Book:
         self._open: set[str] = set()
         self._unsafe: dict[str, float] = {}
         """Since when the rows of settled requests wait for the disk; the oldest first."""
+        #: Those of them whose clients still wait for that.
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        #: One for all who wait: each of its own would cost more than all else that is done for it.
+        self._patience: asyncio.TimerHandle | None = None
         self._writer = Writer(
             folder,
             durability=section.durability,
@@ -112,7 +116,7 @@ class Book:
         Raises:
             LedgerUnavailable: it could not be written down.
         """
-        state = self.health.state
+        state = self._writer.state
         # Where even the journal fails, an answer would wait in vain to be written down.
         if state == "failing" or (state != "ok" and self._section.on_error == "refuse"):
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S)
@@ -126,28 +130,43 @@ class Book:
 
     def settle(self, record: RequestRecord, bill: Bill) -> "asyncio.Future[None] | None":
         """A request has ended, and came to that. What is returned is done when its row is safe:
-        `wait` for it before the client has its end. None for one that was never opened."""
+        wait for it before the client has its end. It is not to be waited for for ever: it is done
+        then, too, and the log says so. None for one that was never opened."""
         if record.id not in self._open:
             return None
         self._open.remove(record.id)
-        safe: asyncio.Future[None] = self._loop.create_future()
+        request_id, safe = record.id, self._loop.create_future()
 
         def done(problem: LedgerProblem | None) -> None:
-            self._unsafe.pop(record.id, None)
+            del self._unsafe[request_id]
+            self._waiting.pop(request_id, None)
             if problem is not None:
-                log.error("ledger_refused", id=record.id, why=str(problem))
+                log.error("ledger_refused", id=request_id, why=str(problem))
             if not safe.done():
                 safe.set_result(None)
 
-        self._unsafe[record.id] = self._loop.time()
+        self._unsafe[request_id] = self._loop.time()
+        self._waiting[request_id] = safe
+        if self._patience is None:
+            self._patience = self._loop.call_later(COMMIT_TIMEOUT_S, self._give_up)
         self._writer.settled(settlement_of(record, bill), done)
         return safe
 
-    async def wait(self, safe: "asyncio.Future[None]", record: RequestRecord) -> None:
-        """Wait until its row is safe; not for ever, and then the log says so."""
-        _, waiting = await asyncio.wait({safe}, timeout=COMMIT_TIMEOUT_S)
-        if waiting:
-            log.error("ledger_late", id=record.id, why=self.health.why, timeout_s=COMMIT_TIMEOUT_S)
+    def _give_up(self) -> None:
+        """Who has waited long enough waits no more."""
+        self._patience = None
+        now_s = self._loop.time()
+        while self._waiting:
+            request_id = next(iter(self._waiting))
+            left_s = self._unsafe[request_id] + COMMIT_TIMEOUT_S - now_s
+            if left_s > 0:
+                self._patience = self._loop.call_later(left_s, self._give_up)
+                return
+            safe = self._waiting.pop(request_id)
+            if not safe.done():  # else its task was cancelled
+                why = self.health.why
+                log.error("ledger_late", id=request_id, why=why, timeout_s=COMMIT_TIMEOUT_S)
+                safe.set_result(None)
 
     async def run(self, work: Callable[[WriterDatabase], T]) -> T:
         """Do something else with the database, in the writer's thread and after everything that was

@@ -41,12 +41,15 @@ _ROWS_FAULT = (
 """Errors that say nothing of the database, but that a row has what no column takes."""
 
 
+State = Literal["ok", "spilling", "failing"]
+"""spilling: they go to the journal. failing: they wait in memory, and so do their clients."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether rows reach the database."""
 
-    state: Literal["ok", "spilling", "failing"]
-    """spilling: they go to the journal. failing: they wait in memory, and so do their clients."""
+    state: State
     since_s: float
     """By the wall clock."""
     why: str = ""

@@ -17,7 +17,16 @@ import structlog
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
 from infer_daemon.ledger.rows import Opening, Settlement
 from infer_daemon.ledger.sql.database import PRUNE_MAX, Durability, WriterDatabase
-from infer_daemon.ledger.store import BATCH_ROWS_MAX, Done, Entry, Health, Started, Store, Told
+from infer_daemon.ledger.store import (
+    BATCH_ROWS_MAX,
+    Done,
+    Entry,
+    Health,
+    Started,
+    State,
+    Store,
+    Told,
+)
 
 log = structlog.get_logger()
 
@@ -122,6 +131,11 @@ class Writer:
         return self.run(lambda database: database.prune(older_than_us, rows_max))
 
     @property
+    def state(self) -> State:
+        """That of `health`, for whoever asks at each request."""
+        return self._store.health.state
+
+    @property
     def health(self) -> Health:
         waiting = self._queue.qsize() + self._store.waiting
         return replace(self._store.health, waiting=waiting)
@@ -163,7 +177,7 @@ class Writer:
 
     @property
     def _is_ok(self) -> bool:
-        return self._store.health.state == "ok"
+        return self.state == "ok"
 
     def _take(self) -> tuple[list[Entry], _Task | None]:
         """Wait for something, then take what there is: rows, and the task that came after them."""
