@@ -46,7 +46,7 @@ class Line(StrEnum):
 _BEFORE = {Line.ATTRIBUTED: 0, Line.LOADING: 0, Line.IDLE: 1, Line.SLEEPING: 2, Line.DOWN: 3}
 """Of engines that share a device, those with the smallest number have it."""
 
-_ATTRIBUTED = Line.ATTRIBUTED
+_READY, _ATTRIBUTED, _IDLE = Phase.READY, Line.ATTRIBUTED, Line.IDLE  # slow to come by
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,12 @@ class Seat:
         self.phase = Phase.DOWN
         self.line = Line.DOWN
         self.rows: dict[int, DeviceHour] = {}
-        #: The one that was last given something.
-        self._latest: DeviceHour | None = None
+        #: The one of the hour that is now.
+        self._now: DeviceHour | None = None
+        #: Whether the device's time is this engine's, or a part of it.
+        self.is_user = False
+        #: Up to where on the device's virtual clock that time is on its line.
+        self.told_ns = 0
         clock.seats.append(self)
         clock.sort()
 
@@ -90,32 +94,54 @@ class Seat:
             self.rows[hour_at_us] = row
         return row
 
-    def give(self, ns: int, hour_at_us: int) -> None:
-        """So much of the device's time is this engine's."""
-        row, line = self._latest, self.line
-        if row is None or row.hour_at_us != hour_at_us:
-            row = self._latest = self.row(hour_at_us)
+    def advance(self, now_ns: int) -> None:
+        """Time has passed. To be called before anything changes here."""
+        self.clock.advance(now_ns)
+        if self.is_user:
+            self.tell()
+
+    def tell(self) -> None:
+        """What its part of the device's time has come to since the last time goes on its line."""
+        ns = self.clock.each_ns - self.told_ns
+        if ns:
+            self.told_ns += ns
+            self.give(ns)
+
+    def give(self, ns: int) -> None:
+        """So much of the device's time is this engine's, in the hour that is now."""
+        row, line = self._now, self.line
+        if row is None:
+            row = self._now = self.row(self.clock.hour_at_us)
         row.ns[line] += ns
         if line is _ATTRIBUTED:
             self.shares.take(ns)
 
+    def end_hour(self) -> None:
+        """The hour that was now is over."""
+        self.shares.end_hour(self.clock.hour_at_us)
+        self._now = None
+
     def take_rows(self) -> Iterable[DeviceHour]:
         """All of them; new ones begin."""
-        rows, self.rows, self._latest = self.rows.values(), {}, None
+        rows, self.rows, self._now = self.rows.values(), {}, None
         return rows
 
     def settle(self) -> None:
         """Its phase or its calls have changed."""
-        line = Line(self.phase) if self.phase is not Phase.READY else Line.IDLE
-        if line is Line.IDLE and self.shares.weight:
-            line = Line.ATTRIBUTED
+        if self.phase is _READY:
+            line = _ATTRIBUTED if self.shares.weight else _IDLE
+        else:
+            line = Line(self.phase)
         if line is not self.line:
+            self.clock.tell()
             self.line = line
             self.clock.sort()
 
 
 class DeviceClock:
-    """The time of one device."""
+    """The time of one device. It is shared by a virtual clock that runs at one over the number of
+    its users, which each of them reads when something happens to it; so an event costs the same
+    however many engines there are, unless it changes who the users are."""
 
     def __init__(self, device: Device, epoch_ns: int, now_ns: int) -> None:
         self.device = device
@@ -126,47 +152,73 @@ class DeviceClock:
         into_hour_ns = (epoch_ns + now_ns) % HOUR_NS
         self.hour_at_us = (epoch_ns + now_ns - into_hour_ns) // 1000
         self.hour_end_ns = now_ns - into_hour_ns + HOUR_NS
-        #: By hour, since it was last asked for: what the rows must add up to.
-        self.wall_ns: dict[int, int] = {}
-        #: Who of the users is the first to get a nanosecond that cannot be divided.
-        self._turn = 0
+        #: The virtual clock: what each user has had of it.
+        self.each_ns = 0
+        #: What could not be divided among the users yet.
+        self._left_ns = 0
+        #: From when on the rows have not been taken.
+        self._from_ns = now_ns
+        #: The same of hours that are over: what their rows must add up to.
+        self._over_ns: dict[int, int] = {}
 
     def sort(self) -> None:
+        """Somebody's line has changed; you *must* `tell` before."""
         first = min(_BEFORE[seat.line] for seat in self.seats)
         self.users = [seat for seat in self.seats if _BEFORE[seat.line] == first]
+        for seat in self.seats:
+            seat.is_user = _BEFORE[seat.line] == first
+            seat.told_ns = self.each_ns
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. A moment that is past already changes nothing."""
         if self.at_ns < now_ns < self.hour_end_ns:  # as good as always
-            self._share(now_ns - self.at_ns)
-            self.at_ns = now_ns
+            self._share(now_ns)
             return
         while self.at_ns < now_ns:
-            until_ns = min(now_ns, self.hour_end_ns)
-            self._share(until_ns - self.at_ns)
-            self.at_ns = until_ns
-            if until_ns == self.hour_end_ns:
-                for seat in self.seats:
-                    seat.shares.end_hour(self.hour_at_us)
-                self.hour_at_us += HOUR_US
-                self.hour_end_ns += HOUR_NS
+            self._share(min(now_ns, self.hour_end_ns))
+            if self.at_ns == self.hour_end_ns:
+                self._end_hour()
 
-    def _share(self, ns: int) -> None:
-        hour_at_us, users = self.hour_at_us, len(self.users)
-        self.wall_ns[hour_at_us] = self.wall_ns.get(hour_at_us, 0) + ns
-        if users == 1:
-            self.users[0].give(ns, hour_at_us)
-            return
-        each, more = divmod(ns, users)
-        for index, seat in enumerate(self.users, -self._turn):
-            seat.give(each + (index % users < more), hour_at_us)
-        self._turn = (self._turn + more) % users
+    def _share(self, now_ns: int) -> None:
+        ns, self._left_ns = divmod(now_ns - self.at_ns + self._left_ns, len(self.users))
+        self.each_ns += ns
+        self.at_ns = now_ns
+
+    def tell(self) -> None:
+        """All of its time is on somebody's line, but for what could not be divided yet."""
+        for seat in self.users:
+            seat.tell()
+
+    def _tell_all(self) -> None:
+        """What could not be divided is somebody's, too."""
+        self.tell()
+        self.users[0].give(self._left_ns)
+        self._left_ns = 0
+
+    def _end_hour(self) -> None:
+        self._tell_all()
+        for seat in self.seats:
+            seat.end_hour()
+        self._over_ns[self.hour_at_us] = self.at_ns - self._from_ns
+        self._from_ns = self.at_ns
+        self.hour_at_us += HOUR_US
+        self.hour_end_ns += HOUR_NS
+
+    def take_rows(self, now_ns: int) -> list[DeviceHour]:
+        """What has come to the rows of all engines here since the last time."""
+        self.advance(now_ns)
+        self._tell_all()
+        self._over_ns.clear()
+        self._from_ns = self.at_ns
+        return [row for seat in self.seats for row in seat.take_rows() if any(row.ns.values())]
 
     def check(self) -> None:
         """Raises AssertionError unless all lines of all engines are the wall time, per hour."""
-        for hour_at_us in {*self.wall_ns, *(hour for seat in self.seats for hour in seat.rows)}:
+        left_ns = self._left_ns + sum(self.each_ns - seat.told_ns for seat in self.users)
+        wall_ns = {**self._over_ns, self.hour_at_us: self.at_ns - self._from_ns - left_ns}
+        for hour_at_us in {*wall_ns, *(hour for seat in self.seats for hour in seat.rows)}:
             rows = [seat.rows[hour_at_us] for seat in self.seats if hour_at_us in seat.rows]
             told_ns = sum(sum(row.ns.values()) for row in rows)
-            assert told_ns == self.wall_ns.get(hour_at_us, 0), f"{self.device.name}: {hour_at_us}"
+            assert told_ns == wall_ns.get(hour_at_us, 0), f"{self.device.name}: {hour_at_us}"
         for seat in self.seats:
             seat.shares.check()

@@ -6,7 +6,7 @@ event costs the same however many are inside. All is whole numbers and what a di
 is carried on, so that the shares of all calls are the time, to the nanosecond.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from infer_daemon.domain.jobs import JobId
 
@@ -23,7 +23,7 @@ class _Stay:
     """Where the virtual clock stood when it was given this weight."""
     parts: int = 0
     """What it had used until then, of this hour."""
-    hours: list[tuple[int, int]] = field(default_factory=list)
+    hours: tuple[tuple[int, int], ...] = ()
     """Of hours that are over."""
 
     def used(self, clock: int) -> int:
@@ -65,7 +65,7 @@ class Shares:
         stay = self._stays.pop(call)
         self._finish(stay, hour_at_us)
         self.weight -= stay.weight
-        return stay.hours
+        return [*stay.hours]
 
     def take(self, ns: int) -> None:
         """So much time was used by those who are inside, of whom there is at least one."""
@@ -85,7 +85,7 @@ class Shares:
         stay.parts, stay.since = 0, self._clock
         self._open_ns -= ns
         if ns:
-            stay.hours.append((hour_at_us, ns))
+            stay.hours += ((hour_at_us, ns),)
 
     def check(self) -> None:
         """Raises AssertionError unless everybody's shares are the time that was taken."""
