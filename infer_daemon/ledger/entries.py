@@ -1,4 +1,8 @@
-"""A request's record as the rows of the ledger. Pure."""
+"""A request's record as the rows of the ledger. Pure.
+
+Each field is named twice: rows that get what they have in common from a dictionary take half as
+long again to make, for every request.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,42 +20,76 @@ METADATA_BYTES_MAX = 4096
 
 def opening_of(record: RequestRecord) -> Opening:
     """What is known when it is admitted."""
-    return Opening(**_asked(record))
+    from_s = record.accepted_s
+    return Opening(
+        id=record.id,
+        tenant=record.tenant,
+        model=record.model,
+        accepted_at_us=record.accepted_at_us,
+        tier=record.tier,
+        endpoint=record.endpoint,
+        deployment=record.deployment,
+        recipe_hash=record.recipe_hash,
+        client=record.client,
+        stream=record.stream,
+        metadata=record.metadata,
+        authenticated_us=_us(from_s, record.authenticated_s),
+        admitted_us=_us(from_s, record.admitted_s),
+        routed_us=_us(from_s, record.routed_s),
+        reserved_tokens=record.reserved_tokens,
+        reserved_nano_usd=record.reserved_nano_usd,
+    )
 
 
 def settlement_of(record: RequestRecord, bill: Bill) -> Settlement:
     """All of it, when it is over."""
+    from_s, charge, told = record.accepted_s, bill.charge, record.told
     assert record.outcome is not None, "only what has ended is settled"
     wasted = record.completion_tokens if record.outcome is Outcome.CANCELLED else 0
     return Settlement(
-        **_asked(record),
+        id=record.id,
+        tenant=record.tenant,
+        model=record.model,
+        accepted_at_us=record.accepted_at_us,
+        tier=record.tier,
+        endpoint=record.endpoint,
+        deployment=record.deployment,
+        recipe_hash=record.recipe_hash,
+        client=record.client,
+        stream=record.stream,
+        metadata=record.metadata,
+        authenticated_us=_us(from_s, record.authenticated_s),
+        admitted_us=_us(from_s, record.admitted_s),
+        routed_us=_us(from_s, record.routed_s),
+        reserved_tokens=record.reserved_tokens,
+        reserved_nano_usd=record.reserved_nano_usd,
         outcome=record.outcome,
         code=record.code,
         engine=record.engine or None,
-        rendered_us=_us(record, record.rendered_s),
-        granted_us=_us(record, record.granted_s),
-        first_token_us=_us(record, record.first_token_s),
-        last_token_us=_us(record, record.last_token_s),
-        settled_us=_us(record, record.settled_s),
+        rendered_us=_us(from_s, record.rendered_s),
+        granted_us=_us(from_s, record.granted_s),
+        first_token_us=_us(from_s, record.first_token_s),
+        last_token_us=_us(from_s, record.last_token_s),
+        settled_us=_us(from_s, record.settled_s),
         prompt_tokens=record.prompt_tokens if record.granted_s is not None else 0,
         cached_tokens=record.cached_tokens,
         completion_tokens=record.completion_tokens,
         reasoning_tokens=record.reasoning_tokens,
-        price_input_nano_usd=bill.charge.input_nano_usd,
-        price_cached_nano_usd=bill.charge.cached_nano_usd,
-        price_output_nano_usd=bill.charge.output_nano_usd,
+        price_input_nano_usd=charge.input_nano_usd,
+        price_cached_nano_usd=charge.cached_nano_usd,
+        price_output_nano_usd=charge.output_nano_usd,
         compute_ns=record.compute_ns,
         compute_nano_usd=record.compute_nano_usd,
         waste_disconnect_tokens=wasted,
         waste_continuation_tokens=record.waste_continuation_tokens,
         waste_preemption_tokens=record.waste_preemption_tokens,
         waste_fallback_tokens=record.waste_fallback_tokens,
-        truncated="x-infer-truncated" in record.told,
-        clamped="x-infer-clamped" in record.told,
+        truncated="x-infer-truncated" in told,
+        clamped="x-infer-clamped" in told,
         day_start_us=bill.day_start_us,
         month_start_us=bill.month_start_us,
         spent_tokens=bill.tokens,
-        spent_nano_usd=bill.charge.total_nano_usd,
+        spent_nano_usd=charge.total_nano_usd,
     )
 
 
@@ -82,26 +120,5 @@ def _may_fit(metadata: dict[str, Any]) -> bool:
     return True
 
 
-def _asked(record: RequestRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "tenant": record.tenant,
-        "model": record.model,
-        "accepted_at_us": record.accepted_at_us,
-        "tier": record.tier,
-        "endpoint": record.endpoint,
-        "deployment": record.deployment,
-        "recipe_hash": record.recipe_hash,
-        "client": record.client,
-        "stream": record.stream,
-        "metadata": record.metadata,
-        "authenticated_us": _us(record, record.authenticated_s),
-        "admitted_us": _us(record, record.admitted_s),
-        "routed_us": _us(record, record.routed_s),
-        "reserved_tokens": record.reserved_tokens,
-        "reserved_nano_usd": record.reserved_nano_usd,
-    }
-
-
-def _us(record: RequestRecord, time_s: float | None) -> int | None:
-    return None if time_s is None else round((time_s - record.accepted_s) * 1e6)
+def _us(from_s: float, time_s: float | None) -> int | None:
+    return None if time_s is None else round((time_s - from_s) * 1e6)

@@ -2,7 +2,7 @@
 a sum over millions of requests is exact to the last digit."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from infer_daemon.domain.money import nano_usd
 
@@ -44,8 +44,7 @@ class Price:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What a request is charged. Each part is rounded by itself and the total is their sum, so that
     columns add up to rows."""
 
@@ -60,8 +59,7 @@ class Charge:
         return self.input_nano_usd + self.cached_nano_usd + self.output_nano_usd
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(NamedTuple):
     """What a request comes to in the end."""
 
     charge: Charge = Charge(0, 0, 0)
