@@ -24,7 +24,7 @@ let in there is not to be charged to an earlier one that is full. If it goes bac
 wrong before, and the period it goes back to is found as it was left."""
 PERIODS_MAX = 4
 """Of which the use is kept, per kind: the newest, and what a wrong clock may have touched."""
-_MONTH = Period.MONTH  # members are slow to come by
+_DAY, _MONTH = Period.DAY, Period.MONTH  # members are slow to come by
 
 
 class Unit(StrEnum):
@@ -34,6 +34,9 @@ class Unit(StrEnum):
     NANO_USD = "nano_usd"
 
     __hash__ = str.__hash__
+
+
+_TOKENS = Unit.TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +62,25 @@ class Spend:
 
 
 @dataclass(slots=True, eq=False)
-class Reservation:
+class _Amount:
+    """Of both units."""
+
+    tokens: int
+    nano_usd: int
+
+    def of(self, unit: Unit) -> int:
+        return self.tokens if unit is _TOKENS else self.nano_usd
+
+    def add(self, tokens: int, nano_usd: int) -> None:
+        self.tokens += tokens
+        self.nano_usd += nano_usd
+
+
+@dataclass(slots=True, eq=False)
+class Reservation(_Amount):
     """What one request may use at most. Changed by `Budgets` alone; settled or released once."""
 
     tenant: str
-    tokens: int
-    nano_usd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +124,18 @@ class _Account:
     """One tenant's use."""
 
     def __init__(self) -> None:
-        self.reserved = {Unit.TOKENS: 0, Unit.NANO_USD: 0}
+        self.reserved = _Amount(0, 0)
         #: Per period, by its start; those that were charged last are at the end.
-        self.used: dict[Period, dict[int, dict[Unit, int]]] = {period: {} for period in Period}
+        self.used: dict[Period, dict[int, _Amount]] = {period: {} for period in Period}
 
     def used_in(self, period: Period, start_at_us: int, unit: Unit) -> int:
         use = self.used[period].get(start_at_us)
-        return 0 if use is None else use[unit]
+        return 0 if use is None else use.of(unit)
 
     def charge(self, period: Period, start_at_us: int, tokens: int, nano_usd: int) -> None:
         periods = self.used[period]
-        use = periods.pop(start_at_us, None) or {Unit.TOKENS: 0, Unit.NANO_USD: 0}
-        use[Unit.TOKENS] += tokens
-        use[Unit.NANO_USD] += nano_usd
+        use = periods.pop(start_at_us, None) or _Amount(0, 0)
+        use.add(tokens, nano_usd)
         periods[start_at_us] = use
         if len(periods) > PERIODS_MAX:
             del periods[next(iter(periods))]
@@ -154,7 +169,7 @@ class Budgets:
         several the one that keeps it out the longest. What reserves nothing of a unit is not
         refused for it: a model that is free stays open to those who have spent their dollars."""
         self._account(tenant)
-        reservation = Reservation(tenant, 0, 0)
+        reservation = Reservation(0, 0, tenant)
         self._open.add(reservation)
         if (refusal := self.amend(reservation, tokens, nano_usd, now_us)) is not None:
             self._open.remove(reservation)
@@ -170,18 +185,19 @@ class Budgets:
 
         Returns: why it is refused, which leaves it what it held; None if it is not.
         """
-        assert min(tokens, nano_usd) >= 0, "a request cannot use less than nothing"
+        assert tokens >= 0 <= nano_usd, "a request cannot use less than nothing"
         assert reservation in self._open, "a reservation was amended that is not open"
         now_us = self._believe(now_us)
         account = self._accounts[reservation.tenant]
-        if (limits := self._limits.get(reservation.tenant)) is not None:
-            held = {Unit.TOKENS: reservation.tokens, Unit.NANO_USD: reservation.nano_usd}
-            own = {Unit.TOKENS: tokens, Unit.NANO_USD: nano_usd}
-            growing = [b for b in limits if b.is_hard and own[b.unit] > held[b.unit]]
-            if growing and (refusal := _refusal(account, growing, held, now_us)) is not None:
-                return refusal
-        account.reserved[Unit.TOKENS] += tokens - reservation.tokens
-        account.reserved[Unit.NANO_USD] += nano_usd - reservation.nano_usd
+        more = _Amount(tokens - reservation.tokens, nano_usd - reservation.nano_usd)
+        growing = [
+            budget
+            for budget in self._limits.get(reservation.tenant, ())
+            if budget.is_hard and more.of(budget.unit) > 0
+        ]
+        if growing and (why := _refusal(account, growing, reservation, now_us)) is not None:
+            return why
+        account.reserved.add(more.tokens, more.nano_usd)
         reservation.tokens, reservation.nano_usd = tokens, nano_usd
         return None
 
@@ -194,20 +210,22 @@ class Budgets:
         charge the same ones.
         """
         assert reservation in self._open, "a reservation was settled that is not open"
-        self.release(reservation)
+        account = self._let_go(reservation)
         day_start_us, month_start_us = period_starts(self._believe(now_us))
-        account = self._account(reservation.tenant)
-        account.charge(Period.DAY, day_start_us, tokens, nano_usd)
-        account.charge(Period.MONTH, month_start_us, tokens, nano_usd)
+        account.charge(_DAY, day_start_us, tokens, nano_usd)
+        account.charge(_MONTH, month_start_us, tokens, nano_usd)
         return day_start_us, month_start_us
 
     def release(self, reservation: Reservation) -> None:
         """Nothing was used. One that is settled or released already is fine."""
         if reservation in self._open:
-            self._open.remove(reservation)
-            reserved = self._account(reservation.tenant).reserved
-            reserved[Unit.TOKENS] -= reservation.tokens
-            reserved[Unit.NANO_USD] -= reservation.nano_usd
+            self._let_go(reservation)
+
+    def _let_go(self, reservation: Reservation) -> _Account:
+        self._open.remove(reservation)
+        account = self._accounts[reservation.tenant]
+        account.reserved.add(-reservation.tokens, -reservation.nano_usd)
+        return account
 
     def warnings(self, tenant: str, now_us: int) -> list[Standing]:
         """Soft budgets that are overspent; `over` says by how much."""
@@ -227,7 +245,7 @@ class Budgets:
             start_at_us = starts_us[period is _MONTH]
             used = account.used_in(period, start_at_us, unit)
             if used > budget.limit or (used == budget.limit and budget.is_hard):
-                end_us, reserved = period_end(period, now_us), account.reserved[unit]
+                end_us, reserved = period_end(period, now_us), account.reserved.of(unit)
                 limit = budget.limit, budget.is_hard
                 found.append(Standing(period, unit, start_at_us, end_us, used, reserved, *limit))
         return found
@@ -241,7 +259,10 @@ class Budgets:
         for period, start_at_us in zip(Period, period_starts(now_us), strict=True):
             resets_at_us = period_end(period, now_us)
             for unit in Unit:
-                used, reserved = account.used_in(period, start_at_us, unit), account.reserved[unit]
+                used, reserved = (
+                    account.used_in(period, start_at_us, unit),
+                    account.reserved.of(unit),
+                )
                 limits: list[tuple[int | None, bool]] = [
                     (budget.limit, budget.is_hard)
                     for budget in self._limits.get(tenant, ())
@@ -257,8 +278,8 @@ class Budgets:
         """Raises AssertionError unless what is reserved is what open reservations reserve."""
         for tenant, account in self._accounts.items():
             own = [one for one in self._open if one.tenant == tenant]
-            assert account.reserved[Unit.TOKENS] == sum(one.tokens for one in own), tenant
-            assert account.reserved[Unit.NANO_USD] == sum(one.nano_usd for one in own), tenant
+            assert account.reserved.tokens == sum(one.tokens for one in own), tenant
+            assert account.reserved.nano_usd == sum(one.nano_usd for one in own), tenant
 
     def _believe(self, now_us: int) -> int:
         if not 0 <= self._now_us - now_us <= STEP_BACK_MAX_US:
@@ -273,7 +294,7 @@ class Budgets:
 
 
 def _refusal(
-    account: _Account, budgets: Iterable[Budget], held: Mapping[Unit, int], now_us: int
+    account: _Account, budgets: Iterable[Budget], held: _Amount, now_us: int
 ) -> Exhausted | None:
     """What keeps a request out that wants more of these hard budgets than it holds."""
     starts_us = period_starts(now_us)
@@ -281,7 +302,7 @@ def _refusal(
     for budget in budgets:
         period, unit = budget.period, budget.unit
         left = budget.limit - account.used_in(period, starts_us[period is _MONTH], unit)
-        if left - account.reserved[unit] + held[unit] <= 0:
+        if left - account.reserved.of(unit) + held.of(unit) <= 0:
             resets_at_us = period_end(period, now_us)
             refusals.append(
                 Exhausted(period, unit, budget.limit, resets_at_us, is_used_up=left <= 0)
