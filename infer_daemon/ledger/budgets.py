@@ -76,6 +76,9 @@ class _Amount:
         self.nano_usd += nano_usd
 
 
+_NOTHING = _Amount(0, 0)
+
+
 @dataclass(slots=True, eq=False)
 class Reservation(_Amount):
     """What one request may use at most. Changed by `Budgets` alone; settled or released once."""
@@ -168,12 +171,15 @@ class Budgets:
         """Let a request in that will use no more than that, or say which budget forbids it: of
         several the one that keeps it out the longest. What reserves nothing of a unit is not
         refused for it: a model that is free stays open to those who have spent their dollars."""
-        self._account(tenant)
-        reservation = Reservation(0, 0, tenant)
+        assert tokens >= 0 <= nano_usd, "a request cannot use less than nothing"
+        account = self._account(tenant)
+        if tenant in self._limits:
+            wanted, now_us = _Amount(tokens, nano_usd), self._believe(now_us)
+            if why := _refusal(account, self._limits[tenant], _NOTHING, wanted, now_us):
+                return why
+        reservation = Reservation(tokens, nano_usd, tenant)
         self._open.add(reservation)
-        if (refusal := self.amend(reservation, tokens, nano_usd, now_us)) is not None:
-            self._open.remove(reservation)
-            return refusal
+        account.reserved.add(tokens, nano_usd)
         return reservation
 
     def amend(
@@ -187,17 +193,12 @@ class Budgets:
         """
         assert tokens >= 0 <= nano_usd, "a request cannot use less than nothing"
         assert reservation in self._open, "a reservation was amended that is not open"
-        now_us = self._believe(now_us)
-        account = self._accounts[reservation.tenant]
-        more = _Amount(tokens - reservation.tokens, nano_usd - reservation.nano_usd)
-        growing = [
-            budget
-            for budget in self._limits.get(reservation.tenant, ())
-            if budget.is_hard and more.of(budget.unit) > 0
-        ]
-        if growing and (why := _refusal(account, growing, reservation, now_us)) is not None:
-            return why
-        account.reserved.add(more.tokens, more.nano_usd)
+        tenant, account = reservation.tenant, self._accounts[reservation.tenant]
+        if tenant in self._limits:
+            wanted, now_us = _Amount(tokens, nano_usd), self._believe(now_us)
+            if why := _refusal(account, self._limits[tenant], reservation, wanted, now_us):
+                return why
+        account.reserved.add(tokens - reservation.tokens, nano_usd - reservation.nano_usd)
         reservation.tokens, reservation.nano_usd = tokens, nano_usd
         return None
 
@@ -294,17 +295,22 @@ class Budgets:
 
 
 def _refusal(
-    account: _Account, budgets: Iterable[Budget], held: _Amount, now_us: int
+    account: _Account, budgets: Iterable[Budget], held: _Amount, wanted: _Amount, now_us: int
 ) -> Exhausted | None:
-    """What keeps a request out that wants more of these hard budgets than it holds."""
+    """Which hard budget keeps out a request that holds and wants this much; one of which it wants
+    no more than it holds does not."""
     starts_us = period_starts(now_us)
     refusals = []
     for budget in budgets:
         period, unit = budget.period, budget.unit
+        if not budget.is_hard or wanted.of(unit) <= held.of(unit):
+            continue
         left = budget.limit - account.used_in(period, starts_us[period is _MONTH], unit)
         if left - account.reserved.of(unit) + held.of(unit) <= 0:
             resets_at_us = period_end(period, now_us)
             refusals.append(
                 Exhausted(period, unit, budget.limit, resets_at_us, is_used_up=left <= 0)
             )
-    return max(refusals, key=lambda one: (one.is_used_up, one.resets_at_us), default=None)
+    if not refusals:
+        return None
+    return max(refusals, key=lambda one: (one.is_used_up, one.resets_at_us))
