@@ -76,7 +76,10 @@ class RequestRecord:
     last_token_s: float | None = None
     settled_s: float | None = None
 
+    rendered_tokens: int = 0
+    """Of its prompts, whether or not an engine has come to read them."""
     prompt_tokens: int = 0
+    """Of the prompts that were given to an engine: what is billed and written down."""
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0

@@ -124,13 +124,17 @@ class Gate:
             raise asyncio.CancelledError
         while True:
             name = await self._turns.turn(job)
+            if mailbox.is_finished:  # closed since it was granted, and its room is given back
+                raise asyncio.CancelledError
             record.granted_s = record.granted_s or record.clock()
             record.engine = name
             record.note(f"granted {name}")
             self._admit.granted(record)
+            record.prompt_tokens += work.prompt_tokens
             try:
                 return await self._submit(name, work, mailbox)
             except EngineDied:
+                record.prompt_tokens -= work.prompt_tokens
                 # What failed in it made the room that we were given: close it before its supervisor
                 # gets to, and wait for another engine. Nothing of this call has begun.
                 self._turns.resize(name, None)
@@ -157,7 +161,7 @@ class Gate:
         record.rendered_s = record.rendered_s or record.clock()
         record.calls_started += 1
         record.calls_open += 1
-        record.prompt_tokens += work.prompt_tokens
+        record.rendered_tokens += work.prompt_tokens
         return Mailbox(work, record, self._meter, self._turns, self._timing)
 
 

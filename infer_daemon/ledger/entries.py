@@ -71,7 +71,7 @@ def settlement_of(record: RequestRecord, bill: Bill) -> Settlement:
         first_token_us=_us(from_s, record.first_token_s),
         last_token_us=_us(from_s, record.last_token_s),
         settled_us=_us(from_s, record.settled_s),
-        prompt_tokens=record.prompt_tokens if record.granted_s is not None else 0,
+        prompt_tokens=record.prompt_tokens,
         cached_tokens=record.cached_tokens,
         completion_tokens=record.completion_tokens,
         reasoning_tokens=record.reasoning_tokens,

@@ -111,7 +111,10 @@ def events(record: RequestRecord) -> list[tuple[float, str]]:
         (record.authenticated_s, f"authenticated as {record.tenant}"),
         (record.read_s, "body read"),
         (record.routed_s, f"routed to {record.model}"),
-        (record.rendered_s, f"rendered, {record.prompt_tokens} prompt tokens; waits for its turn"),
+        (
+            record.rendered_s,
+            f"rendered, {record.rendered_tokens} prompt tokens; waits for its turn",
+        ),
         (record.first_token_s, "first output"),
         (record.last_token_s, f"last output, {record.completion_tokens} tokens"),
         (record.settled_s, f"settled: {record.outcome} {record.code}".rstrip()),

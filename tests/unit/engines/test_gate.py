@@ -172,6 +172,19 @@ async def test_a_call_that_is_cancelled_while_waiting_leaves_nothing(
     rig.assert_empty()
 
 
+async def test_prompts_that_no_engine_came_to_read_are_not_used(rig: Rig, record: Record) -> None:
+    """Of a list of prompts, when its client goes before the last has had its turn."""
+    await rig.add(seqs_max=1)
+    one = record()
+    calls = [rig.collect(rig.work(1000), one) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    await one.close_calls()
+    await asyncio.wait(calls, timeout=60)
+
+    assert (one.rendered_tokens, one.prompt_tokens) == (6, 2)
+    rig.assert_empty()
+
+
 @pytest.mark.parametrize("steps", range(5))
 async def test_a_call_that_is_cancelled_around_its_grant_leaves_nothing(
     rig: Rig, record: Record, steps: int
@@ -249,9 +262,11 @@ async def test_a_call_given_to_a_dead_engine_fails_and_frees_its_place(
     rig: Rig, record: Record
 ) -> None:
     (await rig.add()).kill()
+    one = record()
 
     with pytest.raises((EngineDied, ModelNotReady)):
-        await rig.collect(rig.work(), record())
+        await rig.collect(rig.work(), one)
+    assert one.prompt_tokens == 0
     rig.assert_empty()
 
 
