@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infer_daemon.ledger.periods import HOUR_US, SECOND_US
+from infer_daemon.ledger.periods import DAY_US, HOUR_US, SECOND_US
 from infer_daemon.ledger.reports.reader import Reader
 from infer_daemon.ledger.reports.verify import verify
 from infer_daemon.ledger.sql.database import WriterDatabase
@@ -61,6 +61,17 @@ def test_so_is_one_that_was_pruned(database: WriterDatabase, path: Path, into_ho
     assert breaches(path) == []
 
 
+def test_so_is_one_that_keeps_a_day_and_was_pruned_inside_an_hour(
+    database: WriterDatabase, path: Path
+) -> None:
+    now_us = NOW_US - 40 * 60 * SECOND_US
+    while database.prune(now_us - DAY_US, 500):
+        pass
+
+    with closing(Reader(path)) as reader:
+        assert verify(reader, now_us)["breaches"] == []
+
+
 @pytest.mark.parametrize(
     ("sql", "checks"),
     [
@@ -76,6 +87,8 @@ def test_so_is_one_that_was_pruned(database: WriterDatabase, path: Path, into_ho
         ("UPDATE spend SET nano_usd = nano_usd + 1 WHERE period = 'day'", {"spend"}),
         ("UPDATE spend SET tokens = tokens + 1000000 WHERE period = 'month'", {"spend"}),
         ("UPDATE spend SET tokens = -1 WHERE period = 'day'", {"spend"}),
+        ("DELETE FROM spend WHERE period = 'month'", {"spend"}),
+        ("DELETE FROM spend WHERE tenant = 'acme'", {"spend"}),
         (f"UPDATE requests SET tenant = 'nobody' WHERE id = '{SOME_ID}'",
          {"foreign keys", "hours"}),
         ("INSERT INTO feedback (request_id, tenant, accepted, at_us) VALUES ('x', 'acme', 0, 1)",
