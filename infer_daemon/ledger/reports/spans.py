@@ -9,6 +9,8 @@ from infer_daemon.ledger.periods import DAY_US, HOUR_US, SECOND_US
 _UNITS_US = {"m": 60 * SECOND_US, "h": HOUR_US, "d": DAY_US, "w": 7 * DAY_US}
 _AGE = re.compile(r"([0-9]{1,6})([mhdw])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+"""What can be shown ends here; in zones west of here, what can be said does not."""
 
 
 class BadQuestion(Exception):
@@ -49,7 +51,7 @@ def _instant(what: str, text: str, now_us: int) -> int:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0, (moment - _EPOCH) // timedelta(microseconds=1))
+    return min(max(0, (moment - _EPOCH) // timedelta(microseconds=1)), _LAST_US)
 
 
 def iso(at_us: int) -> str:

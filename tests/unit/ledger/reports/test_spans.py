@@ -28,6 +28,11 @@ def test_a_time_is_an_age_or_a_moment(text: str, since_us: int) -> None:
     assert span(text, None, NOW_US) == Span(since_us, NOW_US)
 
 
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59.999999"])
+def test_the_last_moments_that_can_be_said_can_be_shown(until: str) -> None:
+    assert iso(span("7d", until, NOW_US).until_us).startswith("9999-12-31T23:59:59")
+
+
 def test_a_time_may_end() -> None:
     assert span("2d", "1d", NOW_US) == Span(NOW_US - 2 * DAY_US, NOW_US - DAY_US)
 
