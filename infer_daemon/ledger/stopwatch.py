@@ -59,10 +59,12 @@ class Stopwatch:
 
     def resume(self, told_until_ns: int) -> None:
         """An earlier run has told its hours up to this moment, since the epoch: from then on
-        everything was down. To be called before anything is timed."""
+        everything was down, which `totals` of this run have no part in. To be called before
+        anything is timed."""
         now_ns = self._clock_ns()
         from_ns = min(now_ns, told_until_ns - self._epoch_ns)
         self._meter = ComputeMeter(self._placement, epoch_ns=self._epoch_ns, now_ns=from_ns)
+        self.give_back(self._meter.hours(now_ns))
 
     def change(self, engine: EngineName, state: EngineState) -> None:
         """The engine is in this state from now on."""

@@ -156,6 +156,15 @@ def test_from_the_end_of_an_earlier_run_everything_was_down(watched: Watched) ->
     ]  # fmt: skip
 
 
+def test_what_this_run_shows_of_devices_begins_with_it(watched: Watched) -> None:
+    watched = Watched(EngineState.WAITING)
+    watched.now_ns = 2 * HOUR_NS
+    watched.watch.resume(5)
+    watched.now_ns += 7
+
+    assert watched.lines() == {"down": 7}
+
+
 def test_a_clock_that_was_set_back_makes_no_time(watched: Watched) -> None:
     watched.watch.resume(HOUR_NS)
     watched.now_ns = 5
