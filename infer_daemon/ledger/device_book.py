@@ -10,6 +10,7 @@ import time
 import structlog
 
 from infer_daemon.ledger.book import Book
+from infer_daemon.ledger.devices import DOWN_DAYS_MAX
 from infer_daemon.ledger.periods import DAY_US
 from infer_daemon.ledger.problems import LedgerProblem
 from infer_daemon.ledger.stopwatch import Stopwatch
@@ -18,8 +19,6 @@ log = structlog.get_logger()
 
 TELL_EVERY_S = 15.0
 """A transaction of a few rows; of an hour, that is 0.4 %."""
-DOWN_DAYS_MAX = 31
-"""Whoever comes back after a longer time has not paid for the devices on this daemon's account."""
 
 
 class DeviceBook:
@@ -31,15 +30,14 @@ class DeviceBook:
         self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Go on where an earlier run ended.
+        """Go on where an earlier run ended, unless that is so long ago that it is a new beginning.
 
         Raises:
             LedgerProblem: the ledger cannot be read.
         """
         until_ns = await self._book.run(lambda db: db.devices_until_ns)
-        if until_ns is not None:
-            earliest_ns = time.time_ns() - DOWN_DAYS_MAX * DAY_US * 1000
-            self._stopwatch.resume(max(until_ns, earliest_ns))
+        if until_ns is not None and time.time_ns() - until_ns <= DOWN_DAYS_MAX * DAY_US * 1000:
+            self._stopwatch.resume(until_ns)
             await self._tell()
 
     async def run(self) -> None:

@@ -20,6 +20,9 @@ from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.shares import Shares
 
+DOWN_DAYS_MAX = 31
+"""Whoever comes back after a longer time has not paid for the devices on this daemon's account."""
+
 
 class Phase(StrEnum):
     """What an engine is able to do."""

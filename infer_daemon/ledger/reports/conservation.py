@@ -1,6 +1,7 @@
 """Whether every second of every device is on one line of `device_hours`."""
 
-from infer_daemon.ledger.periods import HOUR_US
+from infer_daemon.ledger.devices import DOWN_DAYS_MAX
+from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import hour_text
 
@@ -13,7 +14,7 @@ LINES = ("attributed_ns", "waste_ns", "idle_ns", "loading_ns", "sleeping_ns", "d
 def conservation(reader: Reader) -> list[tuple[str, str]]:
     """Hours that have more time than an hour, or less than nothing; and, between the first and the
     last that is known of a device, hours that are missing or have too little. Returns the rows and
-    what is wrong with each.
+    what is wrong with each. After so long a pause that nobody paid for it, a device begins anew.
 
     Raises:
         LedgerProblem: the ledger cannot be read.
@@ -36,8 +37,8 @@ def conservation(reader: Reader) -> list[tuple[str, str]]:
 def _one(row: Row, before: Row | None, after: Row | None) -> list[tuple[str, str]]:
     """An hour beside its neighbours, of the same device or of another."""
     wrong: list[tuple[str, str]] = []
-    is_first = before is None or before["device"] != row["device"]
-    is_last = after is None or after["device"] != row["device"]
+    is_first = before is None or _is_other(before, row)
+    is_last = after is None or _is_other(row, after)
     if row["hour_at_us"] % HOUR_US:
         wrong.append((_name(row), "is not the beginning of an hour"))
     if row["ns"] > HOUR_NS:
@@ -48,6 +49,12 @@ def _one(row: Row, before: Row | None, after: Row | None) -> list[tuple[str, str
         missing = (row["hour_at_us"] - before["hour_at_us"]) // HOUR_US - 1
         wrong.append((_name(row), f"{missing} hours before it are missing"))
     return wrong
+
+
+def _is_other(row: Row, following: Row) -> bool:
+    """Whether a device begins there."""
+    pause_us = following["hour_at_us"] - row["hour_at_us"]
+    return bool(following["device"] != row["device"] or pause_us >= DOWN_DAYS_MAX * DAY_US)
 
 
 def _name(row: Row) -> str:

@@ -1,6 +1,7 @@
 """Hours of devices, as they are written down."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from structlog.types import EventDict
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.ledger.book import Book
-from infer_daemon.ledger.device_book import DOWN_DAYS_MAX, DeviceBook
-from infer_daemon.ledger.devices import Device, DeviceHour, Line
+from infer_daemon.ledger.device_book import DeviceBook
+from infer_daemon.ledger.devices import DOWN_DAYS_MAX, Device, DeviceHour, Line
 from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
+from infer_daemon.ledger.reports.conservation import conservation
+from infer_daemon.ledger.reports.reader import Reader
 from infer_daemon.ledger.sql.database import WriterDatabase
 from infer_daemon.ledger.stopwatch import Stopwatch
 from infer_daemon.settings.schema import LedgerSection
@@ -113,17 +116,24 @@ async def test_the_time_between_two_runs_is_down(
     assert hours(tmp_path) == [(0, 40, HOUR_NS - 40), (1, 5, 10)]
 
 
-async def test_who_comes_back_after_a_year_has_not_paid_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("days", [DOWN_DAYS_MAX, DOWN_DAYS_MAX + 1, 365])
+async def test_who_comes_back_after_long_has_not_paid_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     first = await Run(tmp_path).start()
+    first.clock.now_ns = HOUR_NS // 2
     await first.close()
-    later_ns = NOON_US * 1000 + 365 * DAY_US * 1000
+    later_ns = NOON_US * 1000 + HOUR_NS // 2 + days * DAY_US * 1000
     monkeypatch.setattr("time.time_ns", lambda: later_ns)
     second = await Run(tmp_path, later_ns).start()
+    second.watch.change(A, EngineState.READY)
+    second.clock.now_ns = HOUR_NS
     await second.close()
 
-    assert sum(down_ns for _, _, down_ns in hours(tmp_path)) == DOWN_DAYS_MAX * DAY_US * 1000
+    down_ns = sum(down_ns for _, _, down_ns in hours(tmp_path)) - HOUR_NS // 2
+    assert down_ns == (days * DAY_US * 1000 if days <= DOWN_DAYS_MAX else 0)
+    with closing(Reader(tmp_path / "ledger.sqlite3")) as reader:
+        assert conservation(reader) == []
 
 
 async def test_what_cannot_be_written_is_told_later(
