@@ -120,7 +120,7 @@ class Store:
             return self._spill(entries)
         try:
             if not self._database.is_in_place:
-                raise FileNotFoundError(0, "it was removed or replaced while it was open")
+                raise _gone()
             return self._commit(self._database, entries)
         except (sqlite3.Error, OSError) as error:
             self._close_database()
@@ -251,6 +251,10 @@ class Store:
         """
         if self._database is None:
             raise LedgerProblem(self.health.why)
+        if not self._database.is_in_place:
+            self._close_database()
+            self._change("spilling", explain(_gone(), self.path))
+            raise LedgerProblem(self.health.why)
         try:
             return work(self._database)
         except sqlite3.Error as error:
@@ -280,3 +284,7 @@ class Store:
         if state != self.health.state:
             log.error(f"ledger_{state}", why=why)
             self.health = Health(state, self._clock(), why)
+
+
+def _gone() -> OSError:
+    return FileNotFoundError(0, "it was removed or replaced while it was open")
