@@ -65,8 +65,8 @@ class Allowances:
         self._now_us = now_us
         self._budgets = Budgets(limits)
         self._held: dict[str, _Holding] = {}
-        #: Budget -> start of the last period in which it was told that it is passed.
-        self._told: dict[tuple[object, ...], int] = {}
+        #: Budget -> start of the last period in which it was told that it is passed, and its limit.
+        self._told: dict[tuple[object, ...], tuple[int, int | None]] = {}
 
     def load(self, settled: Iterable[Spend]) -> None:
         """What was used before the start; see `Budgets`. What was told of it is not told again."""
@@ -197,8 +197,9 @@ class Allowances:
         found = []
         for standing in self._budgets.passed(tenant, self._now_us()):
             key = (tenant, standing.period, standing.unit, standing.is_hard)
-            if self._told.get(key) != standing.start_at_us:
-                self._told[key] = standing.start_at_us
+            passed = standing.start_at_us, standing.limit
+            if self._told.get(key) != passed:
+                self._told[key] = passed
                 found.append(standing)
         return found
 

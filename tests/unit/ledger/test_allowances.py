@@ -222,6 +222,17 @@ def test_a_budget_that_is_passed_is_logged_once_in_each_period(log_lines: list[E
     ]
 
 
+def test_a_budget_that_was_raised_is_told_of_again(log_lines: list[EventDict]) -> None:
+    shop = Shop(tokens(100))
+    shop.buy(50, 50)
+    shop.allowances.change({"acme": [tokens(150)]}, {})
+    for _ in range(2):
+        shop.allowances.settle(shop.come(tenant="globex"))
+    shop.buy(30, 30)
+
+    assert [line["limit"] for line in log_lines] == ["100 tokens", "150 tokens"]
+
+
 def test_what_was_spent_before_the_start_counts_and_is_not_told_again(
     log_lines: list[EventDict],
 ) -> None:
