@@ -136,12 +136,16 @@ class _Account:
         return 0 if use is None else use.of(unit)
 
     def charge(self, period: Period, start_at_us: int, tokens: int, nano_usd: int) -> None:
+        """Metrics are read by another thread: what was used must not be gone for a moment."""
         periods = self.used[period]
-        use = periods.pop(start_at_us, None) or _Amount(0, 0)
+        use = periods.get(start_at_us)
+        if use is None:
+            use = periods[start_at_us] = _Amount(0, 0)
+            if len(periods) > PERIODS_MAX:
+                del periods[next(iter(periods))]
+        elif next(reversed(periods)) != start_at_us:  # the clock was set
+            periods[start_at_us] = periods.pop(start_at_us)
         use.add(tokens, nano_usd)
-        periods[start_at_us] = use
-        if len(periods) > PERIODS_MAX:
-            del periods[next(iter(periods))]
 
 
 class Budgets:

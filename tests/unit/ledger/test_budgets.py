@@ -1,5 +1,7 @@
 """Budgets by hand."""
 
+import sys
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -382,6 +384,28 @@ def test_a_clock_that_was_far_ahead_finds_today_as_it_was_left() -> None:
     assert used(budgets, NOON) == 70
     let_in(budgets, 30, NOON)
     refused(budgets, 1, NOON)
+
+
+def test_who_reads_from_another_thread_never_finds_less_than_before() -> None:
+    budgets, seen, is_over = of_acme(daily(10**9)), [0], threading.Event()
+
+    def read() -> None:
+        while not is_over.is_set():
+            seen.append(used(budgets, NOON))
+
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(20_000):
+            budgets.settle(let_in(budgets, 1), 1, 0, NOON)
+    finally:
+        is_over.set()
+        reader.join()
+        sys.setswitchinterval(before_s)
+
+    assert seen == sorted(seen)
 
 
 def test_budgets_survive_a_restart() -> None:
