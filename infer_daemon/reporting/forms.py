@@ -6,13 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rich.console import Console
-
-from infer_daemon.reporting import tables
+from infer_daemon.reporting import lines, tables
+from infer_daemon.reporting.grid import Grid
+from infer_daemon.terminal import console
 
 Form = Literal["table", "json", "csv"]
-FILE_WIDTH = 220
-"""Columns of what is no terminal: no line of a report is broken."""
 
 Row = dict[str, Any]
 
@@ -23,10 +21,16 @@ def show(question: str, answer: Row, form: Form) -> None:
         print(json.dumps(answer, indent=2))
     elif form == "csv":
         show_csv(_records(question, answer))
+    elif question == "tail":
+        show_lines(answer["rows"], form, head=True)
     else:
-        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+        out = console()
         for part in tables.parts(question, answer):
-            console.print(part)
+            shown = part.tables(out.width) if isinstance(part, Grid) else (part,)
+            for index, one in enumerate(shown):
+                if index:
+                    out.print()
+                out.print(one, highlight=False)
 
 
 def _records(question: str, answer: Row) -> Sequence[Row]:
@@ -59,10 +63,11 @@ def show_lines(rows: Sequence[Row], form: Form, *, head: bool) -> None:
     if form == "csv":
         show_csv(rows, head=head)
         return
+    width = console().width
     if form == "table" and head:
-        print(tables.tail_head())
+        print(lines.head(width))
     for row in rows:
-        print(tables.tail_line(row) if form == "table" else json.dumps(row))
+        print(lines.line(row, width) if form == "table" else json.dumps(row))
     sys.stdout.flush()
 
 

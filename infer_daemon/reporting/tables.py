@@ -6,10 +6,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from infer_daemon.ledger.reports.sums import NANO
+from infer_daemon.domain.money import usd as exactly
+from infer_daemon.reporting.amounts import nano, usd
+from infer_daemon.reporting.grid import Grid
 
 Row = dict[str, Any]
-Part = Table | Text | str
+Part = Table | Text | str | Grid
 
 
 def parts(question: str, answer: Row) -> Iterator[Part]:
@@ -17,18 +19,6 @@ def parts(question: str, answer: Row) -> Iterator[Part]:
     yield from _PARTS[question](answer)
     for note in answer.get("notes", ()):
         yield Text(note, style="yellow")
-
-
-def usd(value: float | None) -> str:
-    """Dollars for people: cents where there are dollars, more digits where there are none."""
-    if value is None:
-        return "-"
-    digits = 2 if abs(value) >= 10 or value == 0 else 4 if abs(value) >= 0.01 else 7
-    return f"{value:,.{digits}f}"
-
-
-def _nano(value: int) -> str:
-    return usd(value / NANO)
 
 
 def _count(value: int) -> str:
@@ -46,15 +36,15 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "prompt_tokens": ("tokens in", _count),
     "cached_tokens": ("cached", _count),
     "completion_tokens": ("out", _count),
-    "price_nano_usd": ("price $", _nano),
-    "compute_nano_usd": ("compute $", _nano),
+    "price_nano_usd": ("price $", nano),
+    "compute_nano_usd": ("compute $", nano),
     "price_percent": ("of price %", _number),
     "compute_percent": ("of compute %", _number),
     "price_usd_per_million_tokens": ("price $/M", usd),
     "compute_usd_per_million_tokens": ("compute $/M", usd),
     "completion_tokens_per_s": ("out/s", _number),
     "ttft_p50_ms": ("TTFT p50 ms", _number),
-    "ttft_p99_ms": ("p99 ms", _number),
+    "ttft_p99_ms": ("TTFT p99 ms", _number),
     "errors_percent": ("errors %", _number),
     "waste_percent": ("waste %", _number),
 }
@@ -70,64 +60,47 @@ def _report(answer: Row) -> Iterator[Part]:
     rows, total, by = answer["rows"], answer["total"], answer["by"]
     columns = _COLUMNS | (_OF_USE if total["accepted"] else {})
     shown = [name for name in columns if rows and name in rows[0]]
-    table = _table(*by, *(columns[name][0] for name in shown), left=len(by))
-    for row in rows:
-        keys = (Text("-" if row[name] is None else str(row[name])) for name in by)
-        table.add_row(*keys, *(columns[name][1](row[name]) for name in shown))
+    lines = [
+        ["-" if row[name] is None else str(row[name]) for name in by]
+        + [columns[name][1](row[name]) for name in shown]
+        for row in rows
+    ]
     if len(rows) > 1:
-        blank = [""] * (len(by) - 1)
-        cells = (columns[name][1](total[name]) if name in total else "" for name in shown)
-        table.add_row("all", *blank, *cells, style="bold")
+        keys = ["all", *[""] * (len(by) - 1)]
+        lines.append(
+            keys + [columns[name][1](total[name]) if name in total else "" for name in shown]
+        )
     yield f"{answer['since']} to {answer['until']}"
-    yield table if rows else "no request settled that was accepted in this time"
+    heads = [*by, *(columns[name][0] for name in shown)]
+    if rows:
+        yield Grid(heads, lines, keys=len(by), is_sum=len(rows) > 1)
+    else:
+        yield "no request settled that was accepted in this time"
 
 
 def _request(row: Row) -> Iterator[Part]:
     table = _table("of the request", "", left=2)
     for name, value in row.items():
-        if value not in (None, "", 0) or name in ("prompt_tokens", "completion_tokens"):
-            table.add_row(name, Text(_said(name, value)))
+        is_said = value not in (None, "", 0) and name not in _SAID_BETTER
+        if is_said or name in ("prompt_tokens", "completion_tokens"):
+            table.add_row(*_said(name, value))
     yield table
 
 
-def _said(name: str, value: object) -> str:
-    if name.endswith("_us") and not name.endswith("_at_us") and isinstance(value, int):
-        return f"{value / 1000:,.3f} ms"
+_SAID_BETTER = {"accepted_at_us", "price_usd", "compute_usd"}
+"""Names for programs, of what has another one too."""
+
+
+def _said(name: str, value: object) -> tuple[str, Text]:
+    """A name for people and its value."""
+    if isinstance(value, int) and name.endswith("_nano_usd"):
+        return name.removesuffix("_nano_usd"), Text(exactly(value))
+    if isinstance(value, int) and name.endswith(("_us", "_ns")):
+        ms = value / (1e3 if name.endswith("_us") else 1e6)
+        return name[:-3], Text(f"{ms:,.3f} ms")
     if isinstance(value, dict):
-        return ", ".join(f"{key}={one}" for key, one in value.items())
-    return str(value)
-
-
-TAIL = {
-    "settled_at": 24, "id": 24, "tenant": 16, "model": 16, "tier": 11, "outcome": 14, "code": 20,
-    "prompt_tokens": 8, "completion_tokens": 6, "ttft": 9, "total": 10, "price": 11,
-}  # fmt: skip
-"""Columns and their widths: lines come one by one."""
-
-
-def tail_head() -> str:
-    return _padded({name: name.removesuffix("_tokens") for name in TAIL})
-
-
-def tail_line(row: Row) -> str:
-    """One request."""
-    first_us = row["first_token_us"]
-    said = {
-        "ttft": "-" if first_us is None else f"{first_us / 1000:,.1f}",
-        "total": f"{row['settled_us'] / 1000:,.1f}",
-        "price": _nano(row["price_nano_usd"]),
-    }
-    return _padded({name: said.get(name) or str(row[name]) for name in TAIL})
-
-
-def _padded(cells: dict[str, str]) -> str:
-    return "  ".join(f"{cells[name]:<{width}}" for name, width in TAIL.items()).rstrip()
-
-
-def _tail(answer: Row) -> Iterator[Part]:
-    yield Text(tail_head(), style="bold", no_wrap=True, overflow="ellipsis")
-    for row in answer["rows"]:
-        yield Text(tail_line(row), no_wrap=True, overflow="ellipsis")
+        return name, Text(", ".join(f"{key}={one}" for key, one in value.items()))
+    return name, Text(str(value))
 
 
 def _breakeven(answer: Row) -> Iterator[Part]:
@@ -176,7 +149,6 @@ _PARTS: dict[str, Callable[[Row], Iterator[Part]]] = {
     "report": _report,
     "top": _report,
     "request": _request,
-    "tail": _tail,
     "breakeven": _breakeven,
     "verify": _verify,
 }

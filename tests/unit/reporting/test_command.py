@@ -40,7 +40,7 @@ def ask(folder: Path, question: str, *options: str) -> int:
         (("report", "--since", "2025-01-01"), "no request settled"),
         (("top", "--limit", "1", *SINCE), "of price %"),
         (("request", "chatcmpl-" + seeded.requests()[3].id), seeded.requests()[3].tenant),
-        (("tail", "--last", "3"), "settled_at"),
+        (("tail", "--last", "3"), "settled (UTC)"),
         (("breakeven", *API, "--gpu-hour", "0.01", *SINCE), "pays from month 1 on (2024-11)"),
         (("verify",), "foreign keys ok"),
     ],
