@@ -1,5 +1,6 @@
 """What is known of one request, gathered on its way and written down when it settles."""
 
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -11,6 +12,13 @@ from infer_daemon.domain.jobs import JobId, Tier
 from infer_daemon.domain.outcomes import Outcome
 
 STORY_MAX = 64
+_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")
+
+
+def id_in(text: str) -> str | None:
+    """A request's id, by itself or as it stands in responses (`chatcmpl-...`); None without one."""
+    found = _ID.search(text)
+    return None if found is None else found[0]
 
 
 class Closable(Protocol):

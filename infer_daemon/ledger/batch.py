@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from infer_daemon.ledger.periods import HOUR_US
-from infer_daemon.ledger.rows import LOST, Opening, Row, Settlement
-
-_ERRORS = {"engine_error", "internal_error", LOST}
+from infer_daemon.ledger.rows import ERRORS, Opening, Row, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def hours(rows: Iterable[Settlement]) -> list[Sequence[object]]:
             one = sums[key] = [0] * 10
         one[0] += 1
         one[1] += row.outcome == "ok"
-        one[2] += row.outcome in _ERRORS
+        one[2] += row.outcome in ERRORS
         one[3] += row.prompt_tokens
         one[4] += row.cached_tokens
         one[5] += row.completion_tokens

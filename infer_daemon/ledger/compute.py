@@ -33,16 +33,23 @@ class ComputeMeter:
     from the latest moment that is known."""
 
     def __init__(
-        self, placement: Mapping[EngineName, Sequence[Device]], *, epoch_ns: int, now_ns: int
+        self,
+        placement: Mapping[EngineName, Sequence[Device]],
+        *,
+        epoch_ns: int,
+        now_ns: int,
+        down_ns: Mapping[str, int] | None = None,
     ) -> None:
         """Everything is down at first.
 
         Args:
             epoch_ns: what to add to `now_ns` for nanoseconds since the Unix epoch; hours begin by
                 that, also when the machine's clock is set later.
-            now_ns: from when on. The moment up to which an earlier process has told its hours makes
-                the time since then down; it may be before 0.
+            now_ns: from when on.
+            down_ns: from when on for these devices: the moment up to which an earlier process has
+                told a device's hours makes the time since then down. It may be before 0.
         """
+        down_ns = down_ns or {}
         self._clocks: dict[str, DeviceClock] = {}
         self._seats: dict[EngineName, list[Seat]] = {}
         self._weights = dict.fromkeys(placement, Weights())
@@ -51,7 +58,8 @@ class ComputeMeter:
         for engine, devices in placement.items():
             for device in devices:
                 if device.name not in self._clocks:
-                    self._clocks[device.name] = DeviceClock(device, epoch_ns, now_ns)
+                    begun_ns = down_ns.get(device.name, now_ns)
+                    self._clocks[device.name] = DeviceClock(device, epoch_ns, begun_ns)
             self._seats[engine] = [Seat(engine, self._clocks[one.name]) for one in devices]
 
     def weigh(self, engine: EngineName, weights: Weights) -> None:

@@ -30,15 +30,16 @@ class DeviceBook:
         self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Go on where an earlier run ended, unless that is so long ago that it is a new beginning.
+        """Go on where an earlier run has left each device, unless that is so long ago that it is a
+        new beginning.
 
         Raises:
             LedgerProblem: the ledger cannot be read.
         """
-        until_ns = await self._book.run(lambda db: db.devices_until_ns)
-        if until_ns is not None and time.time_ns() - until_ns <= DOWN_DAYS_MAX * DAY_US * 1000:
-            self._stopwatch.resume(until_ns)
-            await self._tell()
+        found = await self._book.run(lambda db: db.devices_until_ns)
+        earliest_ns = time.time_ns() - DOWN_DAYS_MAX * DAY_US * 1000
+        self._stopwatch.resume({name: ns for name, ns in found.items() if ns >= earliest_ns})
+        await self._tell()
 
     async def run(self) -> None:
         """For ever."""

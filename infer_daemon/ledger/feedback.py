@@ -1,7 +1,6 @@
 """Whether an answer was accepted: what its tenant says of it, and what is made of that."""
 
 import asyncio
-import re
 import time
 from functools import partial
 from typing import Annotated
@@ -9,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from infer_daemon.domain.errors import LedgerUnavailable, RequestNotFound
+from infer_daemon.domain.record import id_in
 from infer_daemon.ledger.book import RETRY_AFTER_S, Book
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.problems import LedgerProblem
@@ -17,7 +17,6 @@ from infer_daemon.ledger.sql.feedback import give
 WAITING_MAX = 256
 """Feedback that waits for the ledger, of all tenants."""
 WRITE_TIMEOUT_S = 10.0
-_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,7 +47,7 @@ class FeedbackDesk:
             RequestNotFound: the tenant has no such request, it has not ended, or is no longer kept.
             LedgerUnavailable: it cannot be written down now.
         """
-        id_ = _ID.search(feedback.request_id)
+        id_ = id_in(feedback.request_id)
         if id_ is None:
             raise _not_found(feedback)
         if self._waiting >= WAITING_MAX:
@@ -56,7 +55,7 @@ class FeedbackDesk:
         self._waiting += 1
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S), self._turn:
-                found = await self._write(tenant, id_[0], feedback)
+                found = await self._write(tenant, id_, feedback)
         except (LedgerProblem, TimeoutError) as error:
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S) from error
         finally:
@@ -68,7 +67,7 @@ class FeedbackDesk:
             self._metrics.on_feedback(model, tenant, accepted=feedback.accepted)
         return {
             "object": "feedback",
-            "request_id": id_[0],
+            "request_id": id_,
             "accepted": feedback.accepted,
             "replaced": before is not None,
         }

@@ -1,6 +1,5 @@
 """Opens a record when a request comes in and settles it, once, however it ended."""
 
-import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from infer_daemon.domain.errors import (
     WouldWaitTooLong,
 )
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.record import RequestRecord, id_in
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.stopwatch import Stopwatch
 
@@ -29,7 +28,6 @@ _EXPLICIT = (ModelNotFound, LimitReached, WouldWaitTooLong)
 """Errors whose message says what their code leaves open: whose limit it was, and how much of it."""
 _DONE = {"truncated": "x-infer-truncated", "clamped": "x-infer-clamped"}
 """What may have been done to a request before it was answered, and the header that says so."""
-_ID = re.compile(r"[0-9a-f]{24}")
 
 
 class Story(NamedTuple):
@@ -95,12 +93,12 @@ class Recorder:
     def story(self, request_id: str) -> dict[str, object] | None:
         """What happened to a request, one of the open ones or of the last that settled; None if it
         is none of them. Takes ids as they stand in responses, too (`chatcmpl-...`)."""
-        found = _ID.search(request_id)
+        found = id_in(request_id)
         if found is None:
             return None
-        if (record := self._open.get(found[0])) is not None:
+        if (record := self._open.get(found)) is not None:
             return {"request": _line(record, stages(record)), "events": events(record)}
-        story = self._stories.get(found[0])
+        story = self._stories.get(found)
         return None if story is None else {"request": story.line, "events": story.events}
 
 

@@ -10,6 +10,8 @@ import msgspec
 
 OPEN, LOST = "open", "lost"
 """Outcomes that only the ledger knows: not settled yet, and never, because the daemon died."""
+ERRORS = ("engine_error", "internal_error", LOST)
+"""Outcomes that were our fault."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -57,13 +57,15 @@ class Stopwatch:
         #: By device, hour and engine: what nobody has taken yet.
         self._untold: dict[tuple[str, int, EngineName], DeviceHour] = {}
 
-    def resume(self, told_until_ns: int) -> None:
-        """An earlier run has told its hours up to this moment, since the epoch: from then on
-        everything was down, which `totals` of this run have no part in. To be called before
+    def resume(self, told_until_ns: Mapping[str, int]) -> None:
+        """Earlier runs have told the hours of these devices up to a moment since the epoch: from
+        then on they were down, which `totals` of this run have no part in. To be called before
         anything is timed."""
         now_ns = self._clock_ns()
-        from_ns = min(now_ns, told_until_ns - self._epoch_ns)
-        self._meter = ComputeMeter(self._placement, epoch_ns=self._epoch_ns, now_ns=from_ns)
+        down_ns = {name: min(now_ns, ns - self._epoch_ns) for name, ns in told_until_ns.items()}
+        self._meter = ComputeMeter(
+            self._placement, epoch_ns=self._epoch_ns, now_ns=now_ns, down_ns=down_ns
+        )
         self.give_back(self._meter.hours(now_ns))
 
     def change(self, engine: EngineName, state: EngineState) -> None:

@@ -11,6 +11,7 @@ from infer_daemon.ledger.pricing import Charge, Price, charge, compute_nano_usd
 from infer_daemon.ledger.reports.reader import Reader
 from infer_daemon.ledger.reports.spans import Span, iso
 from infer_daemon.ledger.reports.sums import usd_text
+from infer_daemon.ledger.sql.device_hours import LINES
 
 MONTH_NS = 2_629_800_000_000_000
 """A twelfth of 365.25 days."""
@@ -144,10 +145,9 @@ def _traffic(reader: Reader, since_us: int, until_us: int) -> tuple[Traffic, lis
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in names)
     between = "hour_at_us >= ? AND hour_at_us < ?"
     (asked,) = reader.rows(f"SELECT {sums} FROM hours WHERE {between}", since_us, until_us)
-    ns = "attributed_ns + waste_ns + idle_ns + loading_ns + sleeping_ns + down_ns"
     found = reader.rows(
-        f"SELECT device, price_nano_usd_per_hour AS price, sum({ns}) AS ns FROM device_hours"
-        f" WHERE {between} GROUP BY device, price",
+        f"SELECT device, price_nano_usd_per_hour AS price, sum({' + '.join(LINES)}) AS ns"
+        f" FROM device_hours WHERE {between} GROUP BY device, price",
         since_us,
         until_us,
     )

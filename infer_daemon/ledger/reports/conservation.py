@@ -2,13 +2,13 @@
 
 from infer_daemon.ledger.devices import DOWN_DAYS_MAX
 from infer_daemon.ledger.periods import DAY_US, HOUR_US
+from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import hour_text
+from infer_daemon.ledger.sql.device_hours import LINES
 
-HOUR_NS = HOUR_US * 1000
 TOLERANCE = 100
 """A hundredth of an hour may be missing from it."""
-LINES = ("attributed_ns", "waste_ns", "idle_ns", "loading_ns", "sleeping_ns", "down_ns")
 
 
 def conservation(reader: Reader) -> list[tuple[str, str]]:

@@ -1,16 +1,15 @@
 """Single requests: one with everything that is known of it, and the last ones as they settle."""
 
-import re
 from collections.abc import Sequence
 
 import msgspec
 
+from infer_daemon.domain.record import id_in
 from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import BadQuestion, iso
 from infer_daemon.ledger.reports.sums import usd_text
 from infer_daemon.ledger.rows import OPEN
 
-_ID = re.compile(r"[0-9a-f]{24}")
 _PRICES = ("price_input_nano_usd", "price_cached_nano_usd", "price_output_nano_usd")
 LAST_MAX = 10_000
 """Requests that may be shown at once."""
@@ -25,14 +24,14 @@ def request(reader: Reader, request_id: str) -> dict[str, object] | None:
     Raises:
         BadQuestion: this is no request's id.
     """
-    found = _ID.search(request_id)
+    found = id_in(request_id)
     if found is None:
         raise BadQuestion(f"{request_id!r} is no request's id: 24 hexadecimal digits are")
     with reader.moment():
-        rows = reader.rows("SELECT * FROM requests WHERE id = ?", found[0])
+        rows = reader.rows("SELECT * FROM requests WHERE id = ?", found)
         if not rows:
             return None
-        opinions = reader.rows("SELECT * FROM feedback WHERE request_id = ?", found[0])
+        opinions = reader.rows("SELECT * FROM feedback WHERE request_id = ?", found)
     row = rows[0]
     price_nano_usd = sum(row[part] for part in _PRICES)
     return {

@@ -123,8 +123,8 @@ class WriterDatabase:
         self._checkpointer.wrote(1 + len(rows))
 
     @property
-    def devices_until_ns(self) -> int | None:
-        """Up to which moment they are told; None if they never were."""
+    def devices_until_ns(self) -> dict[str, int]:
+        """Up to which moment each device is told that ever was."""
         return device_hours.until_ns(self.connection)
 
     def settle_lost(self) -> int:

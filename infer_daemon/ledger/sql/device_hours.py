@@ -1,7 +1,7 @@
 """What each device's time went into, by the hour: rows that are added to."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from infer_daemon.ledger.devices import DeviceHour, Line
 
@@ -16,17 +16,20 @@ _ADD = f"""
         {", ".join(f"{name} = {name} + excluded.{name}" for name in LINES)}
 """
 _FOUND = f"SELECT price_nano_usd_per_hour, {' + '.join(LINES)} FROM device_hours WHERE {_WHERE}"
-_UNTIL = "devices_until_ns"
-"""Key in `meta`: up to which moment since the epoch the hours are told."""
+_UNTIL = "device_until_ns:"
+"""What keys in `meta` begin with: up to which moment since the epoch a device's hours are told."""
 
 
-def add(connection: sqlite3.Connection, rows: Iterable[DeviceHour], until_ns: int) -> None:
-    """Add what came to these rows. Inside a transaction of the caller's."""
+def add(connection: sqlite3.Connection, rows: Sequence[DeviceHour], until_ns: int) -> None:
+    """Add what came to these rows, whose devices are then told up to this moment. Inside a
+    transaction of the caller's."""
     for row in rows:
         key = (row.device.name, row.hour_at_us, row.engine)
         price = _price(connection.execute(_FOUND, key).fetchone(), row)
         connection.execute(_ADD, (*key, price, *row.ns.values()))
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_UNTIL, str(until_ns)))
+    for device in {row.device.name for row in rows}:
+        values = f"{_UNTIL}{device}", str(until_ns)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
 
 
 def _price(found: tuple[int, int] | None, row: DeviceHour) -> int:
@@ -39,7 +42,7 @@ def _price(found: tuple[int, int] | None, row: DeviceHour) -> int:
     return price if total_ns <= 0 else (found[0] * before_ns + price * now_ns) // total_ns
 
 
-def until_ns(connection: sqlite3.Connection) -> int | None:
-    """Up to when an earlier run has told; None if there was none."""
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (_UNTIL,)).fetchone()
-    return None if row is None else int(row[0])
+def until_ns(connection: sqlite3.Connection) -> dict[str, int]:
+    """Up to when each device was ever told."""
+    found = connection.execute("SELECT key, value FROM meta WHERE key GLOB ?", (f"{_UNTIL}*",))
+    return {key.removeprefix(_UNTIL): int(value) for key, value in found}

@@ -9,14 +9,12 @@ import sqlite3
 from collections.abc import Sequence
 
 from infer_daemon.ledger.periods import HOUR_US
-from infer_daemon.ledger.rows import LOST, OPEN, OPENING_COLUMNS, SETTLEMENT_COLUMNS
+from infer_daemon.ledger.rows import ERRORS, LOST, OPEN, OPENING_COLUMNS, SETTLEMENT_COLUMNS
 from infer_daemon.ledger.sql.schema import HOUR_COUNTS
 
 _SHAPES = (64, 16, 4, 1)
 _UNCHANGED = {"id", "tenant", "model", "accepted_at_us"}
 """What a settle leaves as the opening had it."""
-ERRORS = ("engine_error", "internal_error", LOST)
-"""Outcomes that were our fault."""
 
 Values = Sequence[object]
 

@@ -1,6 +1,7 @@
 """Hours of devices, as they are written down."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def row(engine: EngineName = A, device: Device = GPU, **lines: int) -> DeviceHou
 
 
 def test_what_comes_to_an_hour_is_added_to_its_row(database: WriterDatabase, path: Path) -> None:
-    assert database.devices_until_ns is None
+    assert database.devices_until_ns == {}
     database.add_device_hours([row(attributed=70, idle=30), row(B, down=5)], 100)
     database.add_device_hours([row(attributed=-20, waste=20, loading=9)], 109)
 
@@ -43,7 +44,7 @@ def test_what_comes_to_an_hour_is_added_to_its_row(database: WriterDatabase, pat
         ("a", 2_000_000_000, 50, 20, 30, 9, 0),
         ("b", 2_000_000_000, 0, 0, 0, 0, 5),
     ]
-    assert database.devices_until_ns == 109
+    assert database.devices_until_ns == {"gpu-0": 109}
 
 
 def test_an_hour_in_which_the_price_changed_has_the_mean(
@@ -68,11 +69,13 @@ class Clock:
 class Run:
     """A ledger and a stopwatch, for as long as one daemon lives."""
 
-    def __init__(self, folder: Path, epoch_ns: int = NOON_US * 1000) -> None:
+    def __init__(
+        self, folder: Path, epoch_ns: int = NOON_US * 1000, devices: Sequence[Device] = (GPU,)
+    ) -> None:
         self.clock = Clock()
         loop = asyncio.get_running_loop()
         self.book = Book(folder, LedgerSection(), loop=loop, on_commit=lambda *_: None)
-        self.watch = Stopwatch({A: [GPU]}, clock_ns=self.clock, epoch_ns=epoch_ns)
+        self.watch = Stopwatch({A: devices}, clock_ns=self.clock, epoch_ns=epoch_ns)
         self.devices = DeviceBook(self.watch, self.book)
 
     async def start(self) -> "Run":
@@ -134,6 +137,29 @@ async def test_who_comes_back_after_long_has_not_paid_for_it(
     assert down_ns == (days * DAY_US * 1000 if days <= DOWN_DAYS_MAX else 0)
     with closing(Reader(tmp_path / "ledger.sqlite3")) as reader:
         assert conservation(reader) == []
+
+
+async def test_a_device_that_was_left_out_for_a_while_was_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Device("gpu-1", 2_000_000_000)
+    monkeypatch.setattr("time.time_ns", lambda: NOON_US * 1000 + 9 * HOUR_NS)
+    for number, devices in enumerate([(GPU, other), (GPU,), (GPU, other)]):
+        begun_ns = NOON_US * 1000 + 3 * number * HOUR_NS + HOUR_NS // 2
+        run = await Run(tmp_path, begun_ns, devices).start()
+        run.watch.change(A, EngineState.READY)
+        run.clock.now_ns = HOUR_NS
+        await run.close()
+
+    with closing(Reader(tmp_path / "ledger.sqlite3")) as reader:
+        assert conservation(reader) == []
+        found = reader.rows(
+            "SELECT device, sum(idle_ns), sum(down_ns) FROM device_hours GROUP BY 1"
+        )
+    assert [tuple(row.values()) for row in found] == [
+        ("gpu-0", 3 * HOUR_NS, 4 * HOUR_NS),
+        ("gpu-1", 2 * HOUR_NS, 5 * HOUR_NS),
+    ]
 
 
 async def test_what_cannot_be_written_is_told_later(

@@ -148,7 +148,7 @@ def test_rows_are_taken_once_and_may_be_given_back(watched: Watched) -> None:
 def test_from_the_end_of_an_earlier_run_everything_was_down(watched: Watched) -> None:
     watched = Watched(EngineState.WAITING)
     watched.now_ns = 2 * HOUR_NS + 5
-    watched.watch.resume(HOUR_NS - 3)
+    watched.watch.resume({GPU.name: HOUR_NS - 3})
     rows, _ = watched.watch.take()
 
     assert [(row.hour_at_us, row.ns[Line.DOWN]) for row in rows] == [
@@ -159,14 +159,14 @@ def test_from_the_end_of_an_earlier_run_everything_was_down(watched: Watched) ->
 def test_what_this_run_shows_of_devices_begins_with_it(watched: Watched) -> None:
     watched = Watched(EngineState.WAITING)
     watched.now_ns = 2 * HOUR_NS
-    watched.watch.resume(5)
+    watched.watch.resume({GPU.name: 5})
     watched.now_ns += 7
 
     assert watched.lines() == {"down": 7}
 
 
 def test_a_clock_that_was_set_back_makes_no_time(watched: Watched) -> None:
-    watched.watch.resume(HOUR_NS)
+    watched.watch.resume({GPU.name: HOUR_NS})
     watched.now_ns = 5
 
     assert watched.lines() == {"down": 5}
