@@ -7,11 +7,13 @@ completions are never logged.
 import logging
 import os
 import sys
-from typing import Literal
+from typing import BinaryIO, Literal, TextIO, cast
 
 import msgspec
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
+
+from infer_daemon.ledger.log_stream import LogStream, json_note, text_note
 
 LogFormat = Literal["json", "console"]
 
@@ -24,7 +26,10 @@ def choose_format(configured: str) -> LogFormat:
 
 
 def configure(style: LogFormat, level: str) -> None:
-    """Set up structlog for this process, and send the standard library's logging to it."""
+    """Set up structlog for this process, and send the standard library's logging to it. From then
+    on no line fails whoever writes it."""
+    binary = cast(BinaryIO, LogStream(sys.stdout.buffer, json_note))
+    text = cast(TextIO, LogStream(sys.stdout, text_note))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -33,12 +38,12 @@ def configure(style: LogFormat, level: str) -> None:
             _renderer(style),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer)
+        logger_factory=structlog.BytesLoggerFactory(binary)
         if style == "json"
-        else structlog.PrintLoggerFactory(sys.stdout),
+        else structlog.PrintLoggerFactory(text),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(text)
     handler.setFormatter(foreign_formatter(style))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
