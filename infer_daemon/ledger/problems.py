@@ -1,5 +1,6 @@
 """What can be wrong with the ledger, in words that an operator understands."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -30,12 +31,27 @@ _WORDS = {
 }
 
 
+ROOM_BYTES = 1 << 20
+"""Where less is free, that is why a file cannot be written or opened: a database in use takes room
+for its index of the log even to be read."""
+_MAY_MEAN_FULL = ("SQLITE_IOERR", "SQLITE_CANTOPEN")
+
+
 def explain(error: sqlite3.Error | OSError, path: Path) -> str:
     """What is wrong with this file, starting with its path."""
     if isinstance(error, OSError):
         return f"{path}: {error.strerror or error}"
     name: str = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(_MAY_MEAN_FULL) and _is_full(path.parent):
+        return f"{path}: {_WORDS['SQLITE_FULL']} ({error})"
     for known, words in _WORDS.items():
         if name.startswith(known):
             return f"{path}: {words} ({error})"
     return f"{path}: {error}"
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ROOM_BYTES
+    except OSError:
+        return False

@@ -23,21 +23,28 @@ def backup(source: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
-        with (
-            closing(_opened(source)) as reader,
-            closing(sqlite3.connect(partial)) as copy,
-        ):
+        with closing(_opened(source)) as reader:
             # One snapshot for the whole copy: else each commit would make it begin again.
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM meta").fetchone()
-            reader.backup(copy, pages=STEP_PAGES, sleep=STEP_S)
-            copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+            _copy(reader, partial)
         partial.rename(target)
     except sqlite3.Error as error:
-        partial.unlink(missing_ok=True)
         raise LedgerProblem(f"no backup was made: {explain(error, source)}") from error
     except OSError as error:
         raise LedgerProblem(f"no backup was made: {explain(error, target)}") from error
+
+
+def _copy(reader: sqlite3.Connection, target: Path) -> None:
+    """What goes wrong from here on is the fault of the place it is to go to."""
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            reader.backup(copy, pages=STEP_PAGES, sleep=STEP_S)
+            copy.execute("PRAGMA journal_mode = DELETE").fetchone()
+    except sqlite3.Error as error:
+        why = explain(error, target)
+        target.unlink(missing_ok=True)
+        raise LedgerProblem(f"no backup was made: {why}") from error
 
 
 def _opened(source: Path) -> sqlite3.Connection:
