@@ -17,6 +17,9 @@ from infer_daemon.settings.load import SettingsError
 from infer_daemon.tenancy.registry import key_hash
 
 ASK_TIMEOUT_S = 10.0
+_FORGOTTEN = (
+    "no request of the last ones has this id (`infer-daemon ledger request` knows older ones)"
+)
 
 
 def build(
@@ -39,7 +42,7 @@ def build(
     async def show_story(request: web.Request) -> web.Response:
         story = view.story(request.match_info["id"])
         if story is None:
-            return error_response(NoSuchPath("no request of the last ones has this id"), None)
+            return error_response(NoSuchPath(_FORGOTTEN), None)
         return _json(story)
 
     async def reload(_: web.Request) -> web.Response:

@@ -62,7 +62,12 @@ def _form(arguments: argparse.Namespace) -> forms.Form:
 def _request(reader: Reader, arguments: argparse.Namespace) -> int:
     found = requests.request(reader, arguments.id)
     if found is None:
-        print(f"the ledger has no request {arguments.id!r}", file=sys.stderr)
+        print(
+            f"the ledger has no request {arguments.id!r}: who was refused before it was admitted"
+            " has no row (`infer-daemon story` tells of the last ones), nor has what is older than"
+            " keep_days",
+            file=sys.stderr,
+        )
         return FAILED
     forms.show("request", found, _form(arguments))
     return OK

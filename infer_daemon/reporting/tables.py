@@ -125,7 +125,7 @@ def _verify(answer: Row) -> Iterator[Part]:
     table = _table("check", "", left=2)
     for check in answer["checks"]:
         count = check["breaches"]
-        said = f"[red]{count:,} breaches[/]" if count else "[green]ok[/]"
+        said = f"[red]{count:,} breach{'es' if count > 1 else ''}[/]" if count else "[green]ok[/]"
         table.add_row(check["check"], said)
     yield table
     if answer["breaches"]:

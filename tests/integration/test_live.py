@@ -192,7 +192,7 @@ async def test_the_story_of_a_request_that_waits_is_told_too(live: Live, capsys:
 
 async def test_the_story_of_a_stranger_is_not_known(live: Live, capsys: Capture) -> None:
     assert await command(live, "story", "0" * 24) == 1
-    assert "no request of the last ones has this id" in capsys.readouterr().err
+    assert "`infer-daemon ledger request` knows older ones" in capsys.readouterr().err
     for strange in ("", "../state", "a\nb", "a/b"):
         assert await command(live, "story", strange) == 1
         assert "no request of the last ones has this id" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_what_is_not_there_is_one_line_and_exit_1(tmp_path: Path, capsys: Captur
     assert "there is no ledger here" in capsys.readouterr().err
     with closing(open_database(tmp_path / "ledger.sqlite3", "process")) as database:
         assert ask(tmp_path, "request", "f" * 24) == 1
-        assert "the ledger has no request" in capsys.readouterr().err
+        assert "`infer-daemon story` tells of the last ones" in capsys.readouterr().err
         database.connection.execute("PRAGMA user_version = 99")
     assert ask(tmp_path, "report") == 1
     assert "has schema version 99, written by infer-daemon" in capsys.readouterr().err
@@ -144,7 +144,9 @@ def test_verify_fails_and_says_which_row(
     database.connection.execute("UPDATE requests SET outcome = 'fine' WHERE id = ?", (row,))
 
     assert ask(tmp_path, "verify") == 1
-    assert f"request {row}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"request {row}" in shown
+    assert "1 breach\n" in shown
     assert ask(tmp_path, "verify", "--csv") == 1
     assert f"request {row}" in capsys.readouterr().out
 
