@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import family
@@ -93,15 +94,13 @@ async def in_flight(home: Path) -> int:
         return found
 
 
-def abandoned() -> set[str]:
-    """Shared memory that no process uses."""
-    used = ""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            used += maps.read_text()
-        except OSError:
-            continue  # it has ended, or is not ours to look at
-    return {name for name in os.listdir("/dev/shm") if f"/dev/shm/{name}" not in used}
+def shared_memory(pids: Iterable[int]) -> set[str]:
+    """Names of what these processes share."""
+    found: set[str] = set()
+    for pid in pids:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        found.update(re.findall(r" /dev/shm/(\S+)$", maps, re.MULTILINE))
+    return found
 
 
 async def test_killed_before_its_engine_has_a_worker_the_daemon_leaves_nothing(home: Path) -> None:
@@ -118,7 +117,6 @@ async def test_killed_before_its_engine_has_a_worker_the_daemon_leaves_nothing(h
 async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothing(
     home: Path,
 ) -> None:
-    before = abandoned()
     daemon = await start(home)
     async with asyncio.timeout(60):
         while len(pids := family.engines(root=daemon.pid)) < 2:  # a core and its worker
@@ -131,11 +129,13 @@ async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothi
     await ready(home)
     assert await answers(home) == 200
     pids = family.engines(root=daemon.pid)
+    shared = shared_memory(pids)
+    assert shared
     daemon.kill()
     await daemon.wait()
     assert await family.all_gone(pids, timeout_s=10), "orphans of a running daemon"
     async with asyncio.timeout(10):  # Python's own helper unlinks what the dead have left
-        while abandoned() - before:
+        while shared & set(os.listdir("/dev/shm")):
             await asyncio.sleep(0.05)
 
     daemon = await start(home)
@@ -144,11 +144,12 @@ async def test_killed_while_it_loads_and_while_it_serves_the_daemon_leaves_nothi
     while await in_flight(home) < STREAMS:
         await asyncio.sleep(0.02)
     pids = family.engines(root=daemon.pid)
+    shared = shared_memory(pids)
     daemon.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(daemon.wait(), DRAIN_S + 15) == 0
     assert await family.all_gone(pids, timeout_s=0.1), "left by an orderly end"
     assert [await last for last in streams] == ["data: [DONE]"] * STREAMS
     left = sorted(file.name for file in (home / "s").iterdir())
     assert left == ["daemon.lock", "ledger.sqlite3"]
-    assert not abandoned() - before
+    assert not shared & set(os.listdir("/dev/shm"))
     assert "leaked" not in (home / "log").read_text()
