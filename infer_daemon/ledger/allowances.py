@@ -67,18 +67,22 @@ class Allowances:
         self._held: dict[str, _Holding] = {}
         #: Budget -> start of the last period in which it was told that it is passed, and its limit.
         self._told: dict[tuple[object, ...], tuple[int, int | None]] = {}
+        #: Who had passed a budget when a request of theirs was last settled. Nobody else has
+        #: overspent one, so nobody else's requests are asked.
+        self._passed: set[str] = set()
 
     def load(self, settled: Iterable[Spend]) -> None:
         """What was used before the start; see `Budgets`. What was told of it is not told again."""
         assert not self._held, "spending is loaded before the first request"
         self._budgets = Budgets(self._limits, settled)
         for tenant in self._limits:
-            self._newly_passed(tenant)
+            self._newly_passed(tenant, self._now_us())
 
     def change(self, limits: Mapping[str, Sequence[Budget]], prices: Mapping[str, Price]) -> None:
         """Other budgets and prices from now on, also for requests that are running."""
         self._limits, self._prices = limits, prices
         self._budgets.change(limits)
+        self._passed = {tenant for tenant in limits if self._budgets.passed(tenant, self._now_us())}
 
     @property
     def open_count(self) -> int:
@@ -93,14 +97,15 @@ class Allowances:
         Raises:
             QuotaExceeded: a hard budget is used up, or held by those who are running.
         """
-        nano_usd = self._most_nano_usd(record, input_tokens, output_tokens)
+        price = self._prices.get(record.model, _FREE)
+        nano_usd = most_nano_usd(price, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
         answer = self._budgets.reserve(record.tenant, tokens, nano_usd, now_us)
         if isinstance(answer, Exhausted):
             raise _quota_exceeded(record.tenant, answer, now_us)
         self._held[record.id] = _Holding(answer)
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
-        if record.tenant in self._limits and (
+        if record.tenant in self._passed and (
             overspent := self._budgets.warnings(record.tenant, now_us)
         ):
             record.told[HEADER] = "; ".join(_warning(standing) for standing in overspent)
@@ -115,7 +120,8 @@ class Allowances:
         holding = self._held[record.id]
         input_tokens += holding.input_tokens
         output_tokens += holding.output_tokens
-        nano_usd = self._most_nano_usd(record, input_tokens, output_tokens)
+        price = self._prices.get(record.model, _FREE)
+        nano_usd = most_nano_usd(price, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
         why = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
         if why is not None:
@@ -140,12 +146,12 @@ class Allowances:
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
         )
-        tokens = record.prompt_tokens + record.completion_tokens
-        starts_us = self._budgets.settle(
-            holding.reservation, tokens, price.total_nano_usd, self._now_us()
-        )
-        for standing in self._newly_passed(record.tenant):
-            _tell(record.tenant, standing)
+        tokens, now_us = record.prompt_tokens + record.completion_tokens, self._now_us()
+        spent_nano_usd = price.total_nano_usd
+        starts_us = self._budgets.settle(holding.reservation, tokens, spent_nano_usd, now_us)
+        if record.tenant in self._limits:
+            for standing in self._newly_passed(record.tenant, now_us):
+                _tell(record.tenant, standing)
         return Bill(price, tokens, *starts_us)
 
     def standings(self) -> list[tuple[str, Standing]]:
@@ -178,28 +184,25 @@ class Allowances:
         """Assert that nothing is reserved that no open request holds; tests call it."""
         self._budgets.check()
 
-    def _most_nano_usd(self, record: RequestRecord, input_tokens: int, output_tokens: int) -> int:
-        price = self._prices.get(record.model)
-        if price is None:
-            return 0
-        return most_nano_usd(price, prompt_tokens=input_tokens, completion_tokens=output_tokens)
-
     def _let_go(self, holding: _Holding, now_us: int) -> None:
         """Of a request that is refused, and settles soon: what it holds must not keep out those who
         are rendered until then. Unless an engine may be at work for it."""
         if not holding.input_tokens:
             self._budgets.amend(holding.reservation, 0, 0, now_us)
 
-    def _newly_passed(self, tenant: str) -> list[Standing]:
+    def _newly_passed(self, tenant: str, now_us: int) -> list[Standing]:
         """Budgets that have been passed since this was last asked."""
-        if tenant not in self._limits:
-            return []
+        passed = self._budgets.passed(tenant, now_us)
+        if not passed:
+            self._passed.discard(tenant)
+            return passed
+        self._passed.add(tenant)
         found = []
-        for standing in self._budgets.passed(tenant, self._now_us()):
+        for standing in passed:
             key = (tenant, standing.period, standing.unit, standing.is_hard)
-            passed = standing.start_at_us, standing.limit
-            if self._told.get(key) != passed:
-                self._told[key] = passed
+            told = standing.start_at_us, standing.limit
+            if self._told.get(key) != told:
+                self._told[key] = told
                 found.append(standing)
         return found
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infer_daemon.ledger.periods import HOUR_US, Period, period_end, period_starts
+from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_end, period_starts
 
 STEP_BACK_MAX_US = HOUR_US
 """A clock that is set back by less than that stays in the newest period it has been in: what was
@@ -133,7 +133,9 @@ class _Account:
 
     def used_in(self, period: Period, start_at_us: int, unit: Unit) -> int:
         use = self.used[period].get(start_at_us)
-        return 0 if use is None else use.of(unit)
+        if use is None:
+            return 0
+        return use.tokens if unit is _TOKENS else use.nano_usd
 
     def charge(self, period: Period, start_at_us: int, tokens: int, nano_usd: int) -> None:
         """Metrics are read by another thread: what was used must not be gone for a moment."""
@@ -145,7 +147,8 @@ class _Account:
                 del periods[next(iter(periods))]
         elif next(reversed(periods)) != start_at_us:  # the clock was set
             periods[start_at_us] = periods.pop(start_at_us)
-        use.add(tokens, nano_usd)
+        use.tokens += tokens
+        use.nano_usd += nano_usd
 
 
 class Budgets:
@@ -160,6 +163,8 @@ class Budgets:
         self._accounts: dict[str, _Account] = {}
         self._open: set[Reservation] = set()
         self._now_us = 0
+        #: Of the day and the month in which that is, and when that day ends.
+        self._starts_us, self._day_end_us = period_starts(0), DAY_US
         for spend in sorted(settled, key=lambda spend: spend.start_at_us):
             account = self._account(spend.tenant)
             account.charge(spend.period, spend.start_at_us, spend.tokens, spend.nano_usd)
@@ -178,8 +183,8 @@ class Budgets:
         assert tokens >= 0 <= nano_usd, "a request cannot use less than nothing"
         account = self._account(tenant)
         if tenant in self._limits:
-            wanted, now_us = _Amount(tokens, nano_usd), self._believe(now_us)
-            if why := _refusal(account, self._limits[tenant], _NOTHING, wanted, now_us):
+            wanted, starts_us = _Amount(tokens, nano_usd), self._starts(now_us)
+            if why := _refusal(account, self._limits[tenant], _NOTHING, wanted, starts_us):
                 return why
         reservation = Reservation(tokens, nano_usd, tenant)
         self._open.add(reservation)
@@ -199,8 +204,8 @@ class Budgets:
         assert reservation in self._open, "a reservation was amended that is not open"
         tenant, account = reservation.tenant, self._accounts[reservation.tenant]
         if tenant in self._limits:
-            wanted, now_us = _Amount(tokens, nano_usd), self._believe(now_us)
-            if why := _refusal(account, self._limits[tenant], reservation, wanted, now_us):
+            wanted, starts_us = _Amount(tokens, nano_usd), self._starts(now_us)
+            if why := _refusal(account, self._limits[tenant], reservation, wanted, starts_us):
                 return why
         account.reserved.add(tokens - reservation.tokens, nano_usd - reservation.nano_usd)
         reservation.tokens, reservation.nano_usd = tokens, nano_usd
@@ -216,10 +221,10 @@ class Budgets:
         """
         assert reservation in self._open, "a reservation was settled that is not open"
         account = self._let_go(reservation)
-        day_start_us, month_start_us = period_starts(self._believe(now_us))
-        account.charge(_DAY, day_start_us, tokens, nano_usd)
-        account.charge(_MONTH, month_start_us, tokens, nano_usd)
-        return day_start_us, month_start_us
+        starts_us = self._starts(now_us)
+        account.charge(_DAY, starts_us[0], tokens, nano_usd)
+        account.charge(_MONTH, starts_us[1], tokens, nano_usd)
+        return starts_us
 
     def release(self, reservation: Reservation) -> None:
         """Nothing was used. One that is settled or released already is fine."""
@@ -242,15 +247,14 @@ class Budgets:
         account = self._accounts.get(tenant)
         if account is None:
             return []
-        now_us = self._believe(now_us)
-        starts_us = period_starts(now_us)
+        starts_us = self._starts(now_us)
         found = []
         for budget in self._limits.get(tenant, ()):
             period, unit = budget.period, budget.unit
             start_at_us = starts_us[period is _MONTH]
             used = account.used_in(period, start_at_us, unit)
             if used > budget.limit or (used == budget.limit and budget.is_hard):
-                end_us, reserved = period_end(period, now_us), account.reserved.of(unit)
+                end_us, reserved = period_end(period, starts_us[0]), account.reserved.of(unit)
                 limit = budget.limit, budget.is_hard
                 found.append(Standing(period, unit, start_at_us, end_us, used, reserved, *limit))
         return found
@@ -261,7 +265,7 @@ class Budgets:
         now_us = self._believe(now_us)
         account = self._accounts.get(tenant) or _Account()
         rows: list[Standing] = []
-        for period, start_at_us in zip(Period, period_starts(now_us), strict=True):
+        for period, start_at_us in zip(Period, self._starts(now_us), strict=True):
             resets_at_us = period_end(period, now_us)
             for unit in Unit:
                 used, reserved = (
@@ -291,6 +295,15 @@ class Budgets:
             self._now_us = now_us
         return self._now_us
 
+    def _starts(self, now_us: int) -> tuple[int, int]:
+        """Of the day and of the month that are believed to be now."""
+        if self._now_us <= now_us < self._day_end_us:  # as good as always
+            self._now_us = now_us
+            return self._starts_us
+        self._starts_us = period_starts(self._believe(now_us))
+        self._day_end_us = self._starts_us[0] + DAY_US
+        return self._starts_us
+
     def _account(self, tenant: str) -> _Account:
         account = self._accounts.get(tenant)
         if account is None:
@@ -299,11 +312,14 @@ class Budgets:
 
 
 def _refusal(
-    account: _Account, budgets: Iterable[Budget], held: _Amount, wanted: _Amount, now_us: int
+    account: _Account,
+    budgets: Iterable[Budget],
+    held: _Amount,
+    wanted: _Amount,
+    starts_us: tuple[int, int],
 ) -> Exhausted | None:
     """Which hard budget keeps out a request that holds and wants this much; one of which it wants
     no more than it holds does not."""
-    starts_us = period_starts(now_us)
     refusals = []
     for budget in budgets:
         period, unit = budget.period, budget.unit
@@ -311,7 +327,7 @@ def _refusal(
             continue
         left = budget.limit - account.used_in(period, starts_us[period is _MONTH], unit)
         if left - account.reserved.of(unit) + held.of(unit) <= 0:
-            resets_at_us = period_end(period, now_us)
+            resets_at_us = period_end(period, starts_us[0])
             refusals.append(
                 Exhausted(period, unit, budget.limit, resets_at_us, is_used_up=left <= 0)
             )

@@ -104,14 +104,12 @@ class Seat:
             self.tell()
 
     def tell(self) -> None:
-        """What its part of the device's time has come to since the last time goes on its line."""
+        """What its part of the device's time has come to since the last time goes on its line, in
+        the hour that is now."""
         ns = self.clock.each_ns - self.told_ns
-        if ns:
-            self.told_ns += ns
-            self.give(ns)
-
-    def give(self, ns: int) -> None:
-        """So much of the device's time is this engine's, in the hour that is now."""
+        if not ns:
+            return
+        self.told_ns += ns
         row, line = self._now, self.line
         if row is None:
             row = self._now = self.row(self.clock.hour_at_us)
@@ -174,18 +172,14 @@ class DeviceClock:
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. A moment that is past already changes nothing."""
-        if self.at_ns < now_ns < self.hour_end_ns:  # as good as always
-            self._share(now_ns)
-            return
         while self.at_ns < now_ns:
-            self._share(min(now_ns, self.hour_end_ns))
-            if self.at_ns == self.hour_end_ns:
+            until_ns = min(now_ns, self.hour_end_ns)
+            ns = until_ns - self.at_ns + self._left_ns
+            each_ns, self._left_ns = divmod(ns, len(self.users))
+            self.each_ns += each_ns
+            self.at_ns = until_ns
+            if until_ns == self.hour_end_ns:
                 self._end_hour()
-
-    def _share(self, now_ns: int) -> None:
-        ns, self._left_ns = divmod(now_ns - self.at_ns + self._left_ns, len(self.users))
-        self.each_ns += ns
-        self.at_ns = now_ns
 
     def tell(self) -> None:
         """All of its time is on somebody's line, but for what could not be divided yet."""
@@ -195,8 +189,9 @@ class DeviceClock:
     def _tell_all(self) -> None:
         """What could not be divided is somebody's, too."""
         self.tell()
-        self.users[0].give(self._left_ns)
+        self.users[0].told_ns -= self._left_ns
         self._left_ns = 0
+        self.users[0].tell()
 
     def _end_hour(self) -> None:
         self._tell_all()

@@ -7,6 +7,8 @@ from typing import NamedTuple, Self
 from infer_daemon.domain.money import nano_usd
 
 MILLION = 1_000_000
+HALF = MILLION // 2
+"""For quotients to be rounded and not cut."""
 HOUR_NS = 3_600_000_000_000
 
 
@@ -80,20 +82,17 @@ def charge(
     """
     cached_tokens = min(cached_tokens, prompt_tokens)
     return Charge(
-        _of(prompt_tokens - cached_tokens, price.input_nano_usd),
-        _of(cached_tokens, price.cached_nano_usd),
-        _of(completion_tokens, price.output_nano_usd),
+        ((prompt_tokens - cached_tokens) * price.input_nano_usd + HALF) // MILLION,
+        (cached_tokens * price.cached_nano_usd + HALF) // MILLION,
+        (completion_tokens * price.output_nano_usd + HALF) // MILLION,
     )
 
 
-def most_nano_usd(price: Price, *, prompt_tokens: int, completion_tokens: int) -> int:
+def most_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
     """What such a request is charged at most, whatever is cached (but for rounding)."""
-    dearest_nano_usd = max(price.input_nano_usd, price.cached_nano_usd)
-    return _of(prompt_tokens, dearest_nano_usd) + _of(completion_tokens, price.output_nano_usd)
-
-
-def _of(tokens: int, nano_usd_per_million: int) -> int:
-    return (tokens * nano_usd_per_million + MILLION // 2) // MILLION
+    input_nano_usd = prompt_tokens * max(price.input_nano_usd, price.cached_nano_usd)
+    output_nano_usd = completion_tokens * price.output_nano_usd
+    return (input_nano_usd + HALF) // MILLION + (output_nano_usd + HALF) // MILLION
 
 
 def compute_nano_usd(compute_ns: int, price_nano_usd_per_hour: int) -> int:
