@@ -297,9 +297,10 @@ class Budgets:
 
     def _starts(self, now_us: int) -> tuple[int, int]:
         """Of the day and of the month that are believed to be now."""
-        if self._now_us <= now_us < self._day_end_us:  # as good as always
+        starts_us = self._starts_us
+        if starts_us[0] <= self._now_us <= now_us < self._day_end_us:  # as good as always
             self._now_us = now_us
-            return self._starts_us
+            return starts_us
         self._starts_us = period_starts(self._believe(now_us))
         self._day_end_us = self._starts_us[0] + DAY_US
         return self._starts_us
