@@ -5,13 +5,14 @@ other tokens; nobody has seen the first. What has sent content is *continued*: w
 becomes part of the prompt of another call, a *leg*, that asks for the rest. The client keeps
 exactly the tokens that it has.
 
-Engines count only what they generated themselves, so a leg needs help to count what came before:
+An engine counts only what it generated itself, unless something in it sees to the kept tokens at
+the end of the prompt. Without that a leg needs help to count what came before:
 
 * `max_tokens` and `min_tokens` are what is left of them. A repetition penalty looks at the prompt
   too and needs none.
 * A frequency penalty is restored exactly by a bias of -penalty x count on each earlier token.
 * A presence penalty is restored by a bias of -penalty on each earlier token. The engine applies it
-  once more to an earlier token that comes again, which it cannot be told not to.
+  once more to an earlier token that comes again, which no bias can prevent.
 * Both only nearly where there is a repetition penalty as well, which engines apply after the bias;
   and not at all by an engine that takes no bias (speculative decoding).
 * Bad words of several tokens may be completed across the cut.
@@ -61,12 +62,21 @@ class Sampling:
     """Words of several tokens that must not be generated."""
 
 
+class Counting(StrEnum):
+    """How the tokens that a leg keeps come to count as output."""
+
+    ENGINE = "engine"
+    """It is told how many they are and counts them."""
+    BIAS = "bias"
+    NOT = "not"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The engine that is to go on, as far as it matters here."""
 
     context_tokens: int
-    takes_bias: bool = True
+    counting: Counting = Counting.BIAS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +186,7 @@ def _ended(token_ids: Sequence[int], sampling: Sampling) -> str | None:
 def _leg(prompt: Sequence[int], sequence: Generated, sampling: Sampling, target: Target) -> Leg:
     kept = len(sequence.token_ids)
     bias = dict(sampling.logit_bias)
-    if target.takes_bias:
+    if target.counting is Counting.BIAS:
         for token, count in Counter(sequence.token_ids).items():
             earlier = sampling.frequency_penalty * count + sampling.presence_penalty
             if earlier:
@@ -205,12 +215,13 @@ def _inexact(token_ids: Sequence[int], sampling: Sampling, target: Target) -> se
     found = set[Inexact]()
     if sampling.seed is not None and not sampling.is_greedy:
         found.add(Inexact.SEED)
-    if sampling.presence_penalty:
-        found.add(Inexact.PRESENCE_PENALTY)
-    if sampling.frequency_penalty and not (
-        target.takes_bias and sampling.repetition_penalty == 1.0
-    ):
-        found.add(Inexact.FREQUENCY_PENALTY)
     if sampling.has_long_bad_words:
         found.add(Inexact.BAD_WORDS)
+    if target.counting is Counting.ENGINE:
+        return found
+    if sampling.presence_penalty:
+        found.add(Inexact.PRESENCE_PENALTY)
+    is_exact = target.counting is Counting.BIAS and sampling.repetition_penalty == 1.0
+    if sampling.frequency_penalty and not is_exact:
+        found.add(Inexact.FREQUENCY_PENALTY)
     return found

@@ -69,8 +69,8 @@ def test_a_flag_goes_when_half_of_what_raised_it_is_left(model: Anomalies) -> No
     judge(model, [FINE] * 64 + [EMPTY] * 20)
     assert model.flagged == {Anomaly.EMPTY}
 
-    assert judge(model, [FINE] * 110) == []
-    assert judge(model, [FINE] * 20) == ["-empty"]
+    assert judge(model, [FINE] * 120) == [], "8 of 128 are more than half of a tenth"
+    assert judge(model, [FINE] * 2) == ["-empty"]
     assert model.flagged == set()
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from infer_daemon.engines.continuing import (
     Continue,
+    Counting,
     Generated,
     Inexact,
     Leg,
@@ -190,11 +191,22 @@ def test_beside_a_repetition_penalty_the_others_are_not_exact() -> None:
 
 
 def test_an_engine_that_takes_no_bias_goes_on_without_and_says_so() -> None:
-    target = Target(context_tokens=1000, takes_bias=False)
+    target = Target(context_tokens=1000, counting=Counting.NOT)
     step = went_on([4], replace(PLAIN, frequency_penalty=1.0, presence_penalty=1.0), target)
 
     assert step.legs[0].logit_bias == {}
     assert step.inexact == {Inexact.FREQUENCY_PENALTY, Inexact.PRESENCE_PENALTY}
+
+
+def test_an_engine_that_counts_what_is_kept_needs_no_bias() -> None:
+    sampling = replace(
+        PLAIN, frequency_penalty=1.0, presence_penalty=1.0, repetition_penalty=1.3, seed=1
+    )
+    step = went_on([4], sampling, Target(context_tokens=1000, counting=Counting.ENGINE))
+
+    assert step.legs[0].logit_bias == {}
+    assert step.legs[0].kept_tokens == 1
+    assert step.inexact == {Inexact.SEED}
 
 
 def test_bad_words_of_several_tokens_may_be_completed_across_the_cut() -> None:
@@ -209,12 +221,16 @@ def test_bad_words_of_several_tokens_may_be_completed_across_the_cut() -> None:
 VOCABULARY = 12
 
 
-def generate(prompt: Sequence[int], sampling: Sampling) -> list[int]:
+def generate(prompt: Sequence[int], sampling: Sampling, kept: int = 0) -> list[int]:
     """Greedy, by integers: what a token is worth depends on all before it. Penalties and biases in
-    vLLM's order: bias, repetition (of prompt and output), frequency and presence (of output)."""
+    vLLM's order: bias, repetition (of prompt and output), frequency and presence (of output).
+
+    Args: kept: tokens at the end of the prompt that count as output.
+    """
     output: list[int] = []
     while len(output) < sampling.max_tokens:
-        known, counts = {*prompt, *output}, Counter(output)
+        known = {*prompt, *output}
+        counts = Counter([*prompt[len(prompt) - kept :], *output])
         random = Random(str([*prompt, *output]))
         logits = [random.randrange(-40, 100) * 1.0 for _ in range(VOCABULARY)]
         for token in range(VOCABULARY):
@@ -232,11 +248,13 @@ def generate(prompt: Sequence[int], sampling: Sampling) -> list[int]:
     return output
 
 
-def with_cut(prompt: Sequence[int], sampling: Sampling, cut: int) -> list[int]:
+def with_cut(
+    prompt: Sequence[int], sampling: Sampling, cut: int, target: Target = TARGET
+) -> list[int]:
     """The same, by two engines: the first is lost when there are `cut` tokens."""
     before = generate(prompt, replace(sampling, max_tokens=cut))
     generated = [Generated(index=0, token_ids=before)]
-    step = next_step(prompt, generated, sampling, TARGET, has_sent=True)
+    step = next_step(prompt, generated, sampling, target, has_sent=True)
     assert isinstance(step, Continue), step
     if not step.legs:
         return before
@@ -247,7 +265,8 @@ def with_cut(prompt: Sequence[int], sampling: Sampling, cut: int) -> list[int]:
         min_tokens=rest.min_tokens,
         logit_bias=rest.logit_bias,
     )
-    return before + generate(rest.prompt_token_ids, asked)
+    counted = rest.kept_tokens if target.counting is Counting.ENGINE else 0
+    return before + generate(rest.prompt_token_ids, asked, counted)
 
 
 PROMPTS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6)
@@ -295,6 +314,35 @@ def test_with_a_presence_penalty_a_cut_changes_nothing_until_an_earlier_token_co
 
     again = next((at for at in range(cut, len(whole)) if whole[at] in whole[:cut]), len(whole))
     assert found[: again + 1] == whole[: again + 1]
+
+
+@given(
+    prompt=PROMPTS,
+    cut=CUTS,
+    sampling=SAMPLINGS,
+    presence=PENALTIES,
+    frequency=PENALTIES,
+    repetition=st.sampled_from([0.5, 1.0, 2.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_with_an_engine_that_counts_what_is_kept_a_cut_changes_nothing_at_all(
+    prompt: list[int],
+    cut: int,
+    sampling: Sampling,
+    presence: float,
+    frequency: float,
+    repetition: float,
+) -> None:
+    sampling = replace(
+        sampling,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        repetition_penalty=repetition,
+    )
+    target = Target(context_tokens=1000, counting=Counting.ENGINE)
+    cut = min(cut, sampling.max_tokens)
+
+    assert with_cut(prompt, sampling, cut, target) == generate(prompt, sampling)
 
 
 @pytest.mark.parametrize("cut", range(1, 40))

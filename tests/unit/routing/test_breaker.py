@@ -1,5 +1,7 @@
 """The circuit breaker: when calls pass."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -261,7 +263,7 @@ class Calls(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker(POLICY)
+        self.breaker = Breaker(replace(POLICY, calls_min=2))
         self.now_s = 0.0
         self.open: list[Permit] = []
         self.probe_s: float | None = None
@@ -272,6 +274,13 @@ class Calls(RuleBasedStateMachine):
         if change is not None:
             assert change.old == self.state, "a change was not told"
             self.state = change.new
+
+    @rule()
+    def trip(self) -> None:
+        change = self.breaker.trip("anomaly", "too many", self.now_s)
+        assert (change is None) == (self.state == BreakerState.OPEN)
+        self.told(change)
+        self.probe_s = None
 
     @rule(seconds=st.floats(0, 50))
     def wait(self, seconds: float) -> None:
