@@ -139,7 +139,7 @@ class Daemon:
 
     def _is_ready(self, engine: str) -> bool:
         statuses = (pool.statuses.get(EngineName(engine)) for pool in self.pools.values())
-        return any(status and status.state is EngineState.READY for status in statuses)
+        return any(status and status.state.runs_work for status in statuses)
 
     def _registry_of(self, engine: EngineName) -> CollectorRegistry:
         registry = CollectorRegistry()

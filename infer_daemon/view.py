@@ -104,9 +104,7 @@ class View:
         lora = deployment.model if deployment.lora else None
         if any(lora is None or lora in facts.loras for facts in pool.facts.values()):
             return {"state": "ready"}
-        settled = all(status.state.is_settled for status in pool.statuses.values())
-        state = "failed" if settled else "starting"
-        return {"state": state, "reason": pool.why_not_ready(lora)}
+        return {"state": _why_not(pool), "reason": pool.why_not_ready(lora)}
 
     def metrics(self) -> bytes:
         """The page for Prometheus."""
@@ -116,9 +114,14 @@ class View:
         for pool in self._parts.pools.values():
             for name, status in list(pool.statuses.items()):
                 supervisor = self._parts.fleet.supervisors.get(name)
-                running = supervisor is not None and status.state is EngineState.READY
-                stats = asdict(supervisor.engine.stats) if running and supervisor else {}
-                yield EngineReport(name=name, model=pool.name, state=status.state, stats=stats)
+                engine = supervisor.engine if supervisor and status.state.runs_work else None
+                yield EngineReport(
+                    name=name,
+                    model=pool.name,
+                    state=status.state,
+                    stats=asdict(engine.stats) if engine else {},
+                    restarts=status.restarts,
+                )
 
     def _queues(self) -> list[tuple[str, int, int]]:
         return [(name, s.waiting, s.running) for name, s in self._parts.schedulers.items()]
@@ -184,13 +187,28 @@ class View:
         for pool in self._parts.pools.values():
             for name, status in pool.statuses.items():
                 supervisor = self._parts.fleet.supervisors.get(name)
+                engine = supervisor.engine if supervisor and status.state.has_processes else None
                 yield {
                     "name": name,
                     "model": pool.name,
                     "state": status.state,
                     "step": status.step,
                     "reason": status.reason,
+                    "restarts": status.restarts,
+                    "last_end": status.last_end,
                     "for_s": round(now_s - status.since_s, 1),
-                    "pid": supervisor.engine.pid if supervisor else None,
-                    "stats": asdict(supervisor.engine.stats) if supervisor else None,
+                    "pid": engine.pid if engine else None,
+                    "in_flight": engine.in_flight if engine else 0,
+                    "stats": asdict(engine.stats) if engine else None,
                 }
+
+
+def _why_not(pool: Pool) -> str:
+    """What becomes of a model that no engine has ready. A model that had been does not make the
+    whole daemon unready: the others still answer."""
+    if pool.is_lost:
+        return "failed"
+    statuses = pool.statuses.values()
+    if any(status.state is EngineState.DRAINING for status in statuses):
+        return "draining"
+    return "restarting" if any(status.facts for status in statuses) else "starting"

@@ -21,11 +21,35 @@ class EngineState(StrEnum):
     DEAD = "dead"
     """Its processes are gone and it may be started again."""
     FAILED = "failed"
-    """It never became ready, or its start was given up; the reason says why. Final."""
+    """It could not be started, or died too often; the reason says why. Final."""
     STOPPED = "stopped"
     """Shut down; no process is left."""
 
     @property
     def is_settled(self) -> bool:
         """Whether waiting longer for readiness is pointless or unnecessary."""
-        return self not in (EngineState.WAITING, EngineState.STARTING)
+        return self not in _ON_THE_WAY
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will never be another."""
+        return self in (EngineState.FAILED, EngineState.STOPPED)
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether anything of the engine may be running."""
+        return self not in _WITHOUT_PROCESSES
+
+    @property
+    def runs_work(self) -> bool:
+        """Whether it works on what it has; only a READY one is given more."""
+        return self in (EngineState.READY, EngineState.DRAINING)
+
+
+_WITHOUT_PROCESSES = frozenset(
+    {EngineState.WAITING, EngineState.DEAD, EngineState.FAILED, EngineState.STOPPED}
+)
+_ON_THE_WAY = frozenset(
+    {EngineState.WAITING, EngineState.STARTING, EngineState.STOPPING, EngineState.DEAD}
+)
+"""A dead engine is started again, and one that is being ended may be."""

@@ -174,6 +174,14 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Its own figures; stale by at most a step while it works."""
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that were given to it and have not ended, whether or not it knows of them yet."""
+
+    @property
+    def steps(self) -> int:
+        """That it has taken; one that has work and takes none is hung."""
+
     async def died(self) -> str:
         """Wait until the engine is dead without having been stopped; say why, for a log."""
 
@@ -215,6 +223,11 @@ class Engine(Protocol):
 
 class EngineStartError(Exception):
     """An engine could not be started; the message says why, in words for an operator."""
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        """Args: is_final: another start would end the same, however things are by then."""
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class Turns(Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -106,34 +107,37 @@ class Fleet:
         self, name: EngineName, plan: PoolPlan, factory: "VllmFactory | None"
     ) -> Supervisor:
         section = self._sections[name]
-        memory_bytes = 0
-        if section.kind == "sim":
-            engine: Engine = SimEngine(
+        is_sim = section.kind == "sim"
+        assert is_sim or factory is not None, "a vLLM engine needs vLLM"
+        return Supervisor(
+            name,
+            partial(self._make, name, plan, factory),
+            section=section,
+            status=plan.pool.statuses[name],
+            place=plan.pool,
+            memory=self._memory,
+            memory_bytes=0 if factory is None or is_sim else factory.memory_bytes(section),
+            on_change=self._on_change,
+        )
+
+    def _make(self, name: EngineName, plan: PoolPlan, factory: "VllmFactory | None") -> Engine:
+        """One incarnation, not started."""
+        section = self._sections[name]
+        if section.kind == "sim" or factory is None:
+            return SimEngine(
                 name,
                 section.sim,
                 plan.pool.gate,
                 seqs_max=section.max_num_seqs,
                 loras=frozenset(plan.loras),
             )
-        else:
-            assert factory is not None, "a vLLM engine needs vLLM"
-            engine = factory.build(
-                name,
-                section,
-                served_names=plan.served_names,
-                loras=plan.loras,
-                gate=plan.pool.gate,
-                registry=self._registry_of(name),
-            )
-            memory_bytes = factory.memory_bytes(section)
-        return Supervisor(
-            engine,
-            status=plan.pool.statuses[name],
-            place=plan.pool,
-            memory=self._memory,
-            memory_bytes=memory_bytes,
-            start_timeout_s=section.start_timeout_s,
-            on_change=self._on_change,
+        return factory.build(
+            name,
+            section,
+            served_names=plan.served_names,
+            loras=plan.loras,
+            gate=plan.pool.gate,
+            registry=self._registry_of(name),
         )
 
     def _on_change(self, name: EngineName, status: Status) -> None:
@@ -145,20 +149,18 @@ class Fleet:
     async def _report_progress(self) -> None:
         """While engines load, say every few seconds what they are at: no silent minutes."""
         loop = asyncio.get_running_loop()
-        while not self._settled.is_set():
+        while True:
             await asyncio.sleep(PROGRESS_S)
             for name, status in self._statuses.items():
-                if not status.state.is_settled:
+                if status.state in (EngineState.WAITING, EngineState.STARTING):
                     spent_s = round(loop.time() - status.since_s)
                     log.info("engine_loading", engine=name, step=status.step, spent_s=spent_s)
 
 
 def _log_change(name: EngineName, status: Status) -> None:
-    keys = {"engine": name, "state": status.state.value}
-    match status.state:
-        case EngineState.FAILED | EngineState.DEAD:
-            log.error("engine_state", **keys, reason=status.reason)
-        case EngineState.WAITING | EngineState.STARTING:
-            log.info("engine_state", **keys, step=status.step)
-        case _:
-            log.info("engine_state", **keys)
+    keys: dict[str, object] = {"engine": name, "state": status.state.value}
+    keys |= {"step": status.step} if status.step else {}
+    keys |= {"reason": status.reason} if status.reason else {}
+    keys |= {"restarts": status.restarts} if status.restarts else {}
+    is_bad = status.state in (EngineState.FAILED, EngineState.DEAD)
+    (log.error if is_bad else log.info)("engine_state", **keys)

@@ -37,10 +37,6 @@ TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     _S.STOPPED: frozenset(),
 }
 
-HAS_PROCESSES = frozenset({_S.STARTING, _S.READY, _S.DRAINING, _S.SLEEPING, _S.STOPPING})
-RUNS_WORK = frozenset({_S.READY, _S.DRAINING})
-"""A draining engine ends what it has; only a ready one is given more."""
-
 STORY_MAX = 32
 
 

@@ -31,8 +31,9 @@ class MemoryQueue:
         self._change = asyncio.Condition()
 
     @asynccontextmanager
-    async def room(self, name: str, needed_bytes: int) -> AsyncGenerator[None, None]:
-        """Hold room for one start. Waits until there is some."""
+    async def room(self, name: str, needed_bytes: int) -> AsyncGenerator[int, None]:
+        """Hold room for one start; says how much was free when it began. Waits until there is
+        enough."""
         async with self._change:
             while not self._fits(needed_bytes):
                 # Memory also comes free without a word to us, so look again now and then.
@@ -43,7 +44,7 @@ class MemoryQueue:
                     continue
             self._loading[name] = needed_bytes
         try:
-            yield
+            yield self._available()
         finally:
             async with self._change:
                 del self._loading[name]

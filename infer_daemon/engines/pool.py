@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from infer_daemon.domain.errors import ModelNotReady
 from infer_daemon.domain.jobs import EngineName, WindowLimits
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Timing, Turns
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.supervisor import Status
@@ -84,12 +85,19 @@ class Pool:
         usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
         if not usable:
             why = self.why_not_ready(lora)
-            if all(status.state.is_settled for status in self.statuses.values()):
-                # It has failed for good: libraries that retry a 503 would only wait.
+            if self.is_lost:
+                # Libraries that retry a 503 would only wait.
                 raise ModelNotReady(why, should_retry=False)
             raise ModelNotReady(why, retry_after_s=10)
         self._next_frontend += 1
         return self._ready[usable[self._next_frontend % len(usable)]].frontend
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether those who ask in vain now will always: each engine has failed, or is ready and
+        does not have what they ask for."""
+        states = [status.state for status in self.statuses.values()]
+        return all(state.is_final or state is EngineState.READY for state in states)
 
     def why_not_ready(self, lora: str | None) -> str:
         """The reason that a client and `/ready` are told."""
@@ -122,4 +130,6 @@ def window_limits(facts: EngineFacts, section: WindowSection) -> WindowLimits:
 
 
 def _why(status: Status) -> str:
-    return status.reason or status.step
+    if status.reason or not status.restarts:
+        return status.reason or status.step
+    return f"{status.step} (restart {status.restarts}, after: {status.last_end})"

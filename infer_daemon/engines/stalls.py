@@ -1,47 +1,44 @@
 """When an engine that is alive counts as dead: it has work and takes no step. Pure.
 
-An engine without work takes no steps, so the time without work never counts; an engine that gets
-its first work has the whole time from then on. Whoever stops an engine on purpose (sleep, pause)
-*must* take its work away before.
+Only time with work counts, since an engine without work takes no steps; but it adds up until the
+next step: clients that give up on a hung engine one after the other do not keep it alive. Whoever
+stops an engine on purpose (sleep, pause) *must* take its work away before.
 """
+
+LOOK_S = 0.25
+"""How often to look. What is said of the time between two looks is what the first of them saw."""
+LOOK_MAX_S = 1.0
+"""No more than this counts between two looks: where the looks come late it was the daemon that
+stood still, and the engine's steps may lie there unread."""
 
 
 class StallWatch:
     """Of one engine, from when it is ready."""
 
-    def __init__(self, stall_timeout_s: float) -> None:
+    def __init__(self, stall_timeout_s: float, now_s: float) -> None:
         assert stall_timeout_s > 0, "an engine cannot step all the time"
         self._timeout_s = stall_timeout_s
+        self._looked_s = now_s
         self._in_flight = 0
-        #: The last step or the beginning of work, whichever came later; of no meaning without work.
-        self._alive_s = 0.0
+        self._steps = -1
+        self._without_step_s = 0.0
 
-    def began(self, now_s: float) -> None:
-        """A call went into the engine."""
-        if not self._in_flight:
-            self._alive_s = now_s
-        self._in_flight += 1
+    def look(self, now_s: float, *, in_flight: int, steps: int) -> bool:
+        """See how it is doing; returns whether it counts as dead.
 
-    def ended(self) -> None:
-        """A call has left it, however."""
-        assert self._in_flight > 0, "a call ended that had not begun"
-        self._in_flight -= 1
-
-    def stepped(self, now_s: float) -> None:
-        """The engine has taken a step. A late word of an earlier one changes nothing."""
-        self._alive_s = max(self._alive_s, now_s)
+        Args:
+            in_flight: calls that are in the engine.
+            steps: that it has taken since it started.
+        """
+        if steps != self._steps:
+            self._without_step_s = 0.0
+        elif self._in_flight:
+            self._without_step_s += min(now_s - self._looked_s, LOOK_MAX_S)
+        self._looked_s, self._in_flight, self._steps = now_s, in_flight, steps
+        return in_flight > 0 and self._without_step_s >= self._timeout_s
 
     @property
-    def due_s(self) -> float | None:
-        """When it is a stall if no step comes until then; None while there is no work. A timer
-        that is set for it hands it to `is_stalled` as the time."""
-        return self._alive_s + self._timeout_s if self._in_flight else None
-
-    def is_stalled(self, now_s: float) -> bool:
-        """Whether it counts as dead."""
-        return self.due_s is not None and now_s >= self.due_s
-
-    def reason(self, now_s: float) -> str:
+    def reason(self) -> str:
         """For the log and `/ready`."""
         calls = "1 call" if self._in_flight == 1 else f"{self._in_flight} calls"
-        return f"no step for {now_s - self._alive_s:.1f} s with {calls} in flight"
+        return f"no step for {self._without_step_s:.1f} s (stall_timeout_s) with {calls} in flight"

@@ -18,13 +18,24 @@ class EngineReport:
     """One engine at the moment of a scrape."""
 
     def __init__(
-        self, *, name: str, model: str, state: EngineState, stats: dict[str, float]
+        self,
+        *,
+        name: str,
+        model: str,
+        state: EngineState,
+        stats: dict[str, float],
+        restarts: int = 0,
     ) -> None:
-        """Args: stats: kv_usage, prefix_queries, prefix_hits, running, waiting."""
+        """
+        Args:
+            stats: kv_usage, prefix_queries, prefix_hits, running, waiting.
+            restarts: how often it was started again since the daemon began.
+        """
         self.name = name
         self.model = model
         self.state = state
         self.stats = stats
+        self.restarts = restarts
 
 
 class LiveCollector(Collector):
@@ -59,6 +70,9 @@ class LiveCollector(Collector):
         state = GaugeMetricFamily(
             "infer_engine_state", "1 for the state the engine is in", labels=[*labels, "state"]
         )
+        restarts = CounterMetricFamily(
+            "infer_engine_restarts", "How often an engine was started again", labels=labels
+        )
         families: dict[str, Metric] = {
             "kv_usage": GaugeMetricFamily(
                 "infer_kv_cache_usage_ratio", "Share of the KV cache in use", labels=labels
@@ -80,9 +94,11 @@ class LiveCollector(Collector):
             where = [report.model, report.name]
             for one in EngineState:
                 state.add_metric([*where, one], float(one == report.state))
+            restarts.add_metric(where, report.restarts)
             for key, family in families.items():
                 family.add_metric(where, report.stats.get(key, 0.0))  # type: ignore[attr-defined]
         yield state
+        yield restarts
         yield from families.values()
 
 

@@ -19,7 +19,11 @@ from infer_daemon.ledger.devices import Device, DeviceHour, Line, Phase
 from infer_daemon.ledger.weights import Weights, weights_from
 from infer_daemon.settings.schema import Settings
 
-_PHASES = {EngineState.STARTING: Phase.LOADING, EngineState.READY: Phase.READY}
+_PHASES = {
+    EngineState.STARTING: Phase.LOADING,
+    EngineState.READY: Phase.READY,
+    EngineState.DRAINING: Phase.READY,
+}
 """In all other states an engine is down, also while it waits for its turn to load."""
 
 Placement = Mapping[EngineName, Sequence[Device]]

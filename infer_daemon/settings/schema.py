@@ -177,6 +177,17 @@ class WindowSection(Section, frozen=True):
     kv_share: Annotated[float, Meta(gt=0, le=1)] = 0.95
 
 
+class RestartSection(Section, frozen=True):
+    """How patient to be with an engine that dies, or cannot be started."""
+
+    delay_s: Annotated[float, Meta(ge=0, le=3600)] = 0.5
+    delay_s_max: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    healthy_s: Seconds = 10.0
+    deaths_max: Annotated[int, Meta(ge=0, le=1000)] = 10
+    window_s: Seconds = 900.0
+    starts_max: Annotated[int, Meta(ge=1, le=1000)] = 3
+
+
 class EngineSection(Section, frozen=True):
     """One engine: one `AsyncLLM` (or one simulated engine) in this process."""
 
@@ -187,11 +198,13 @@ class EngineSection(Section, frozen=True):
     kv_cache_memory_bytes: Bytes | None = None
     max_num_seqs: Annotated[int, Meta(ge=1, le=65_536)] = 128
     start_timeout_s: Seconds = 600.0
+    stall_timeout_s: Seconds = 30.0
     spin: Literal["auto", "nap", "vendor"] = "auto"
     vllm: dict[str, VllmValue] = {}
     env: dict[str, str] = {}
     sim: SimSection = SimSection()
     window: WindowSection = WindowSection()
+    restart: RestartSection = RestartSection()
 
     @property
     def device_names(self) -> list[str]:

@@ -65,6 +65,7 @@ class SimEngine:
         self._death: asyncio.Future[str] | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._tokens_made = 0
+        self.steps = 0
         self._killed = asyncio.Event()
 
     @property
@@ -87,12 +88,21 @@ class SimEngine:
             kv_usage=min(1.0, self._kv_used() / self._script.kv_tokens),
         )
 
+    @property
+    def is_killed(self) -> bool:
+        """Whether it was ended without being asked."""
+        return self._killed.is_set()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running) + len(self._waiting)
+
     async def start(self, progress: Callable[[str], None]) -> EngineFacts:
         """See `contract.Engine.start`."""
         progress("pretending to load")
         await asyncio.sleep(self._script.start_s)
         if self._script.fail_start:
-            raise EngineStartError(self._script.fail_start)
+            raise EngineStartError(self._script.fail_start, is_final=True)
         self._death = asyncio.get_running_loop().create_future()
         self._loop_task = asyncio.create_task(self._run(), name=f"sim-{self._name}")
         return EngineFacts(
@@ -183,6 +193,7 @@ class SimEngine:
         return sum(sequence.kv_tokens for sequence in list(self._running.values()))
 
     def _step(self) -> None:
+        self.steps += 1
         budget = self._script.prefill_tokens_per_step
         for sequence in list(self._running.values()):
             if sequence.to_prefill > 0:

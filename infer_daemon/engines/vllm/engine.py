@@ -74,8 +74,11 @@ class VllmEngine:
         self._frontend: VllmFrontend | None = None
         self._end: asyncio.Task[None] | None = None
         self.stats = EngineStats()
+        self.steps = 0
         #: EngineCore processes, from the moment they are started.
         self._processes: list[Any] = []
+        #: Workers, once the engine is ready; by then only they know that they were its own.
+        self._workers: list[psutil.Process] = []
         #: Whether processes that are yet to come are to be killed at once.
         self._is_stopping = False
         self._loras: frozenset[str] = frozenset()
@@ -92,6 +95,11 @@ class VllmEngine:
     @property
     def pid(self) -> int | None:
         return self._processes[0].pid if self._processes else None
+
+    @property
+    def in_flight(self) -> int:
+        llm = self._llm
+        return 0 if llm is None else int(llm.output_processor.get_num_unfinished_requests())
 
     async def start(self, progress: Callable[[str], None]) -> EngineFacts:
         """See `contract.Engine.start`."""
@@ -115,10 +123,11 @@ class VllmEngine:
             await warm_up(llm, tasks, loras.values(), progress)
             progress("timing steps")
             steps = await timed_steps(llm, tasks)
+            self._workers = _children(self._processes)
             self._loras = frozenset(loras)
             self._frontend = VllmFrontend(state, tasks)
         except arguments.ArgumentProblem as error:
-            raise EngineStartError(str(error)) from error
+            raise EngineStartError(str(error), is_final=True) from error
         except Exception as error:
             raise EngineStartError(f"{type(error).__name__}: {_last_line(error)}") from error
         return EngineFacts(
@@ -169,8 +178,13 @@ class VllmEngine:
             if process.is_alive():
                 with suppress(psutil.NoSuchProcess):
                     kill_process_tree(process.pid)
+        for worker in self._workers:  # of a core that has gone before them
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     def _on_stats(self, stats: SchedulerStats) -> None:
+        """Told after every step, also of those that gave nobody an output."""
+        self.steps += 1
         cache = stats.prefix_cache_stats
         self.stats = EngineStats(
             running=stats.num_running_reqs,
@@ -333,6 +347,15 @@ def _kv_tokens(llm: AsyncLLM, tasks: Iterable[str]) -> int | None:
     if "generate" not in tasks or not cache.num_gpu_blocks:
         return None
     return int(cache.num_gpu_blocks) * int(cache.block_size)
+
+
+def _children(processes: Iterable[Any]) -> list[psutil.Process]:
+    """What they have started, however deep."""
+    found: list[psutil.Process] = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += psutil.Process(process.pid).children(recursive=True)
+    return found
 
 
 def _last_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.pool import Pool
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
-from infer_daemon.settings.schema import EngineSection, SimSection, WindowSection
+from infer_daemon.settings.schema import EngineSection, RestartSection, SimSection, WindowSection
 from tests.unit.engines.conftest import OpenDoor, Presence, TokenLog
 
 pytestmark = pytest.mark.looptime
@@ -31,7 +31,13 @@ class Harness:
 
     def __init__(self, scripts: dict[str, SimSection]) -> None:
         sections = {
-            name: EngineSection(model="echo", kind="sim", start_timeout_s=50, sim=script)
+            name: EngineSection(
+                model="echo",
+                kind="sim",
+                start_timeout_s=50,
+                sim=script,
+                restart=RestartSection(starts_max=1, delay_s=2),
+            )
             for name, script in scripts.items()
         }
         self.schedulers = {name: Scheduler(Policy(queue_len_max=9)) for name in scripts}
@@ -58,10 +64,15 @@ class Harness:
         """Of every engine."""
         return {name: pool.statuses[EngineName(name)].state for name, pool in self.pools.items()}
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more, without having been told to end."""
+        return self._task.done()
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Fleet, None]:
         """Run it for the length of the block, then end it as the daemon does."""
-        task = asyncio.create_task(self.fleet.run(no_vendor))
+        task = self._task = asyncio.create_task(self.fleet.run(no_vendor))
         try:
             yield self.fleet
         finally:
@@ -94,15 +105,30 @@ async def test_an_engine_that_fails_to_start_does_not_keep_the_others_from_worki
     assert set(harness.states.values()) == {EngineState.STOPPED, EngineState.FAILED}
 
 
-async def test_an_engine_that_dies_is_dead_while_the_others_work() -> None:
-    harness = Harness({"a": SimSection(), "b": SimSection()})
+async def test_an_engine_that_dies_is_started_again_while_the_others_work() -> None:
+    harness = Harness({"a": SimSection(start_s=3), "b": SimSection()})
     async with harness.running() as fleet:
         await fleet.settled()
-        fleet.supervisors[EngineName("a")].engine.kill()  # type: ignore[attr-defined]
-        await asyncio.sleep(1)
+        first = fleet.supervisors[EngineName("a")].engine
+        assert first is not None
+        first.kill()
+        await asyncio.sleep(0.5)
 
         assert harness.states == {"a": EngineState.DEAD, "b": EngineState.READY}
         assert harness.schedulers["a"].snapshot()["windows"] == {}
+        await asyncio.sleep(6)
+        assert harness.states == {"a": EngineState.READY, "b": EngineState.READY}
+        assert fleet.supervisors[EngineName("a")].engine is not first
+
+
+async def test_a_fleet_whose_engines_have_all_failed_still_runs() -> None:
+    harness = Harness({"a": SimSection(fail_start="no such model")})
+    async with harness.running() as fleet:
+        await fleet.settled()
+        await asyncio.sleep(1000)
+
+        assert harness.states == {"a": EngineState.FAILED}
+        assert not harness.has_ended
 
 
 async def test_a_fleet_can_be_stopped_before_it_has_settled() -> None:

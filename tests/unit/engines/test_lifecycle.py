@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.lifecycle import (
-    HAS_PROCESSES,
     STORY_MAX,
     TRANSITIONS,
     InvalidTransition,
@@ -90,7 +89,7 @@ def test_from_every_other_state_an_engine_can_be_ended() -> None:
 
 def test_no_state_without_processes_is_entered_from_one_with_them_but_through_stopping() -> None:
     for old, new in itertools.product(EngineState, EngineState):
-        if new in TRANSITIONS[old] and old in HAS_PROCESSES and new not in HAS_PROCESSES:
+        if new in TRANSITIONS[old] and old.has_processes and not new.has_processes:
             assert old == S.STOPPING, f"{old} to {new}"
 
 

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer_daemon.engines.restarts import GiveUp, Restart, RestartPolicy, Restarts
+from infer_daemon.engines.restarts import GiveUp, Restart, Restarts
+from infer_daemon.settings.schema import RestartSection
 
-POLICY = RestartPolicy(delay_s=0.5, delay_s_max=8.0, healthy_s=10.0, deaths_max=10, window_s=900.0)
+POLICY = RestartSection(
+    delay_s=0.5, delay_s_max=8.0, healthy_s=10.0, deaths_max=10, window_s=900.0, starts_max=3
+)
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_an_engine_that_dies_too_often_within_the_window_is_given_up(restarts: R
         died(restarts, 30.0 * number, ready_s=20.0)
 
     ending = restarts.died(300.0, ready_s=20.0, chance=0.5)
-    assert ending == GiveUp("died 11 times within 900 s")
+    assert ending == GiveUp("died 11 times within 900 s (restart.deaths_max)")
 
 
 def test_deaths_from_before_the_window_do_not_count(restarts: Restarts) -> None:
@@ -57,12 +60,30 @@ def test_deaths_from_before_the_window_do_not_count(restarts: Restarts) -> None:
         died(restarts, 91.0 * number, ready_s=60.0)
 
 
-def test_an_engine_that_is_forgiven_begins_anew(restarts: Restarts) -> None:
-    for number in range(10):
-        died(restarts, float(number))
-    restarts.forgive()
+def test_an_engine_that_is_never_to_be_restarted_is_not() -> None:
+    ending = Restarts(RestartSection(deaths_max=0)).died(5.0, ready_s=20.0, chance=0.5)
 
-    assert died(restarts, 11.0) == Restart(0.5, 1)
+    assert ending == GiveUp("died once within 900 s (restart.deaths_max)")
+
+
+def test_starts_that_fail_in_a_row_are_given_up_however_slowly_they_fail(
+    restarts: Restarts,
+) -> None:
+    verdicts = [restarts.died(10_000.0 * number, ready_s=None, chance=1.0) for number in range(3)]
+
+    assert verdicts == [
+        Restart(0.5, 1),
+        Restart(1.0, 2),
+        GiveUp("could not be started 3 times (restart.starts_max)"),
+    ]
+
+
+def test_a_start_that_works_forgets_those_that_failed(restarts: Restarts) -> None:
+    for number in range(4):
+        for _ in range(2):
+            verdict = restarts.died(1000.0 * number, ready_s=None, chance=1.0)
+            assert isinstance(verdict, Restart)
+        died(restarts, 1000.0 * number + 10)
 
 
 @given(lives=st.lists(st.tuples(st.floats(0, 200), st.floats(0, 30), st.floats(0, 1)), max_size=80))

@@ -106,6 +106,7 @@ def test_what_leaves_after_its_request_was_settled_is_waste(watched: Watched) ->
         (EngineState.WAITING, "down"),
         (EngineState.STARTING, "loading"),
         (EngineState.READY, "idle"),
+        (EngineState.DRAINING, "idle"),
         (EngineState.DEAD, "down"),
         (EngineState.STOPPING, "down"),
         (EngineState.STOPPED, "down"),
