@@ -1,5 +1,5 @@
-"""The command line: `infer-daemon serve | check | state | models | story | reload | keys | ledger |
-bench`.
+"""The command line: `infer-daemon serve | check | state | models | story | reload | drain |
+undrain | keys | ledger | bench`.
 
 Kept light: the engines' processes import the program's main module again.
 """
@@ -68,6 +68,12 @@ def run() -> None:
     sys.exit(code)
 
 
+_DRAINS = {
+    "drain": "give an engine no more work, and let it end what it has",
+    "undrain": "give a drained engine work again",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infer-daemon",
@@ -115,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_running(reload)
     reload.set_defaults(run=_reload)
+
+    for name, text in _DRAINS.items():
+        drain = commands.add_parser(name, help=text)
+        drain.add_argument("engine", metavar="ENGINE", help="its name in the configuration")
+        _add_running(drain)
+        drain.set_defaults(run=_drain, action=name)
 
     keys = commands.add_parser("keys", help="make, list and revoke keys in a configuration")
     keys.set_defaults(run=_keys)
@@ -277,6 +289,13 @@ def _reload(arguments: argparse.Namespace) -> int:
     from infer_daemon import tables
 
     return _ask(arguments, "/reload", tables.show_reload, method="POST")
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from infer_daemon import tables
+
+    path = f"/{arguments.action}/{quote(arguments.engine, safe='')}"
+    return _ask(arguments, path, tables.show_work, method="POST")
 
 
 def _folder(arguments: argparse.Namespace) -> "StateFolder":

@@ -9,7 +9,9 @@ from infer_daemon.domain.money import usd
 from infer_daemon.settings.schema import Settings
 from infer_daemon.terminal import console
 
-_COLOURS = {"ready": "green", "ok": "green", "starting": "yellow", "waiting": "yellow"}
+_COLOURS = {"ready": "green", "ok": "green"} | dict.fromkeys(
+    ("starting", "waiting", "draining", "restarting"), "yellow"
+)
 
 
 def show_state(state: dict[str, Any]) -> None:
@@ -37,7 +39,9 @@ def show_state(state: dict[str, Any]) -> None:
 
 def _engines(engines: list[dict[str, Any]]) -> Table:
     """Whether each engine works, and if not why."""
-    table = _table("engine", "model", "state", "for", "pid", "running", "KV used", "note")
+    table = _table(
+        "engine", "model", "state", "for", "pid", "running", "KV used", "restarts", "note"
+    )
     for engine in engines:
         stats = engine["stats"] or {}
         table.add_row(
@@ -48,9 +52,18 @@ def _engines(engines: list[dict[str, Any]]) -> Table:
             str(engine["pid"] or "-"),
             str(stats.get("running", "-")),
             f"{stats['kv_usage']:.0%}" if stats else "-",
-            Text(engine["reason"] or engine["step"]),
+            str(engine["restarts"]),
+            Text(_note(engine)),
         )
     return table
+
+
+def _note(engine: dict[str, Any]) -> str:
+    """Why it does not work, or what it does instead; of one that works, how it came to be."""
+    told = [engine["reason"], engine["step"]]
+    if engine["last_end"] and not engine["reason"]:
+        told.append(f"before: {engine['last_end']}")
+    return "; ".join(filter(None, told))
 
 
 def _windows(pools: dict[str, Any]) -> Table:
@@ -204,6 +217,18 @@ def show_reload(reloaded: dict[str, Any]) -> None:
         out.print(Text(f"needs a restart: {', '.join(waiting)}", style="yellow"))
     if not applied and not waiting:
         out.print("nothing has changed")
+
+
+def show_work(engine: dict[str, Any]) -> None:
+    """What a drained engine still has to do, and who takes what is new; or that it does again."""
+    out = console()
+    name, others = engine["name"], ", ".join(engine["ready"])
+    calls = "1 call" if engine["in_flight"] == 1 else f"{engine['in_flight']} calls"
+    out.print(Text(f"{name} is {engine['state']}, with {calls} in it"))
+    if others:
+        out.print(Text(f"new work of {engine['model']} goes to: {others}"))
+    else:
+        out.print(Text(f"no engine of {engine['model']} takes new work", style="yellow"))
 
 
 def show_models(state: dict[str, Any]) -> None:

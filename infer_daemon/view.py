@@ -150,6 +150,28 @@ class View:
         """Read the configuration again; see `live.Live.reload`."""
         return asdict(await self._parts.live.reload())
 
+    def drain(self, engine: str) -> dict[str, object]:
+        """Give an engine no more work; see `engines.supervisor.Supervisor.drain`."""
+        self._parts.fleet.supervisor(engine).drain()
+        return self._work_of(engine)
+
+    def undrain(self, engine: str) -> dict[str, object]:
+        """Give it work again; see `engines.supervisor.Supervisor.undrain`."""
+        self._parts.fleet.supervisor(engine).undrain()
+        return self._work_of(engine)
+
+    def _work_of(self, name: str) -> dict[str, object]:
+        """What an engine still works on, and who takes what is new."""
+        supervisor = self._parts.fleet.supervisor(name)
+        (pool,) = (pool for pool in self._parts.pools.values() if supervisor.name in pool.statuses)
+        return {
+            "name": name,
+            "model": pool.name,
+            "state": supervisor.status.state,
+            "in_flight": supervisor.in_flight,
+            "ready": list(pool.facts),
+        }
+
     def state(self) -> dict[str, object]:
         """Everything, for `infer-daemon state`."""
         now_s = asyncio.get_running_loop().time()
@@ -198,7 +220,7 @@ class View:
                     "last_end": status.last_end,
                     "for_s": round(now_s - status.since_s, 1),
                     "pid": engine.pid if engine else None,
-                    "in_flight": engine.in_flight if engine else 0,
+                    "in_flight": supervisor.in_flight if supervisor else 0,
                     "stats": asdict(engine.stats) if engine else None,
                 }
 

@@ -26,7 +26,7 @@ def build(
     view: View, refusals: DoorRefusals, key_hashes: Sequence[str] | None = None
 ) -> web.Application:
     """The operators' application: `GET /state`, `GET /story/ID`, `GET /ledger/...`, `POST /reload`,
-    and what load balancers and Prometheus ask.
+    `POST /drain/ENGINE`, `POST /undrain/ENGINE`, and what load balancers and Prometheus ask.
 
     Args:
         key_hashes: of the operators' keys, one of which every request must carry; None where the
@@ -51,6 +51,12 @@ def build(
         except SettingsError as error:
             return error_response(ClientError(str(error)), None)
 
+    async def drain(request: web.Request) -> web.Response:
+        return _json(view.drain(request.match_info["engine"]))
+
+    async def undrain(request: web.Request) -> web.Response:
+        return _json(view.undrain(request.match_info["engine"]))
+
     async def ask_ledger(request: web.Request) -> web.Response:
         return _json(await view.ledger(request.match_info["question"], request.query))
 
@@ -65,6 +71,8 @@ def build(
     app.router.add_get("/ledger/request/{id}", show_request)
     app.router.add_get("/story/{id:[^/]*}", show_story)
     app.router.add_post("/reload", reload)
+    app.router.add_post("/drain/{engine:.+}", drain)
+    app.router.add_post("/undrain/{engine:.+}", undrain)
     add_operator_paths(app, view)
     return app
 

@@ -76,6 +76,12 @@ class View(Protocol):
     async def reload(self) -> dict[str, object]:
         """Read the configuration again; raises SettingsError, and then nothing has changed."""
 
+    def drain(self, engine: str) -> dict[str, object]:
+        """Give an engine no more work; raises ClientError. Returns what becomes of it."""
+
+    def undrain(self, engine: str) -> dict[str, object]:
+        """Give it work again; raises ClientError. Returns what becomes of it."""
+
 
 def build(
     path: RequestPath, view: View, limits: ListenSection, refusals: DoorRefusals

@@ -133,6 +133,13 @@ class ModelNotFound(ClientError):
     code = "model_not_found"
 
 
+class EngineNotFound(ClientError):
+    """There is no such engine."""
+
+    status = 404
+    code = "engine_not_found"
+
+
 class NoSuchPath(ClientError):
     """There is nothing at this path."""
 

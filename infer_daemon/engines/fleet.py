@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry
 
+from infer_daemon.domain.errors import EngineNotFound
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Engine
@@ -98,6 +99,18 @@ class Fleet:
         """End every engine without asking: a `stop` that waits already is quick, too."""
         for supervisor in self.supervisors.values():
             supervisor.kill()
+
+    def supervisor(self, engine: str) -> Supervisor:
+        """Of the engine of that name.
+
+        Raises:
+            EngineNotFound: there is none, or not yet.
+        """
+        found = self.supervisors.get(EngineName(engine))
+        if found is None:
+            known = ", ".join(self.supervisors) or "none yet"
+            raise EngineNotFound(f"There is no engine {engine!r} (there is: {known})")
+        return found
 
     async def settled(self) -> None:
         """Wait until no engine is waiting or starting."""

@@ -102,6 +102,11 @@ class Supervisor:
         self._restarts = Restarts(section.restart)
         self._is_drained = False
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that are in the engine."""
+        return self.engine.in_flight if self.engine and self.status.state.has_processes else 0
+
     async def run(self) -> None:
         """Start the engine and watch it, again and again. Returns when it is given up; cancel to
         stop early, and call `stop` in either case."""

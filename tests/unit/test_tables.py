@@ -10,7 +10,15 @@ from infer_daemon import tables
 def engine(**fields: Any) -> dict[str, Any]:
     """One engine as /state gives it."""
     stats = {"running": 3, "kv_usage": 0.25}
-    common = {"name": "a", "model": "m", "state": "ready", "pid": 7, "for_s": 5.0}
+    common = {
+        "name": "a",
+        "model": "m",
+        "state": "ready",
+        "pid": 7,
+        "for_s": 5.0,
+        "restarts": 0,
+        "last_end": "",
+    }
     return {**common, "reason": "", "step": "", "stats": stats, **fields}
 
 
@@ -81,13 +89,52 @@ def test_engines_queues_and_models_are_shown(capsys: pytest.CaptureFixture[str])
     shown = " ".join(capsys.readouterr().out.split())
 
     assert "infer-daemon 1, pid 1: ready, 2 requests in flight" in shown
-    assert "a m ready 5 s 7 3 25%" in shown
-    assert "b m dead 5 s - - -" in shown
+    assert "a m ready 5 s 7 3 25% 0" in shown
+    assert "b m dead 5 s - - - 0" in shown
     assert "m 4 3 a 3/8 120/4000 -" in shown
     assert "gpu-0 36 a 15.0% 5.0% 10.0% 20.0% 0.0% 1.0000" in shown
     assert "pool class tenant waiting running virtual counter one more waits" in shown
     assert "m interactive acme 4 3 12,346 1.2 s" in shown
     assert "spilling 12.3 MB 0.0 MB 7 1,200 12 ms the disk is full [really]" in shown
+
+
+def test_an_engine_that_was_started_again_says_how_often_and_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {"restarts": 2, "last_end": "EngineCore (pid 7) exited"}
+    tables.show_state(
+        state(
+            engine(**before),
+            engine(**before, name="b", state="starting", step="loading weights"),
+            engine(**before, name="c", state="dead", reason="no step", step="starts again in 2 s"),
+        )
+    )
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert "25% 2 before: EngineCore (pid 7) exited" in shown
+    assert "25% 2 loading weights; before: EngineCore (pid 7) exited" in shown
+    assert "25% 2 no step; starts again in 2 s" in shown
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (
+            {"state": "draining", "in_flight": 3, "ready": ["b", "c"]},
+            "a is draining, with 3 calls in it\nnew work of m goes to: b, c\n",
+        ),
+        (
+            {"state": "draining", "in_flight": 1, "ready": []},
+            "a is draining, with 1 call in it\nno engine of m takes new work\n",
+        ),
+    ],
+)
+def test_a_drain_says_what_is_left_and_who_goes_on(
+    capsys: pytest.CaptureFixture[str], work: dict[str, Any], told: str
+) -> None:
+    tables.show_work({"name": "a", "model": "m", **work})
+
+    assert capsys.readouterr().out == told
 
 
 def test_everybody_who_has_a_limit_is_shown_with_what_is_used_of_it(

@@ -1,0 +1,181 @@
+"""Engines that die or are drained, as clients and operators of a whole daemon see it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.types import EventDict
+
+from infer_daemon.cli import main
+from tests.integration.conftest import Serve
+from tests.integration.running import ENDLESS, SIM, Running, error_of, until
+
+SLOW = SIM.replace("sim.step_ms = 1", "sim.start_s = 0.5", 1)
+REPLICAS = """
+[listen]
+port = 0
+[engines.a]
+kind = "sim"
+model = "echo"
+sim.step_ms = 1
+[engines.b]
+kind = "sim"
+model = "echo"
+sim.step_ms = 1
+[models.echo]
+engines = ["a", "b"]
+"""
+WORDS = {"model": "echo", "prompt": "one two three"}
+
+
+async def command(running: Running, *argv: str) -> int:
+    """Run a command that finds this daemon by its state folder."""
+    return await asyncio.to_thread(main, [*argv, "--state-dir", str(running.folder.root)])
+
+
+def engine(running: Running, name: str) -> dict[str, Any]:
+    """One engine as `infer-daemon state` has it."""
+    engines: Any = running.daemon.view.state()["engines"]
+    return next(one for one in engines if one["name"] == name)
+
+
+async def restarted(running: Running, name: str) -> None:
+    """Kill an engine and wait until its next incarnation is ready."""
+    running.engine(name).kill("out of memory")
+    await until(lambda: engine(running, name)["restarts"] == 1)
+    await until(lambda: engine(running, name)["state"] == "ready")
+
+
+async def test_a_model_whose_engine_died_says_why_and_the_daemon_stays_ready_for_the_others(
+    serve: Serve,
+) -> None:
+    running = await serve(SLOW)
+    running.engine("a").kill("out of memory")
+    await until(lambda: engine(running, "a")["state"] == "dead")
+    ready = await running.http.get("/ready")
+    refused = await running.post("/v1/completions", WORDS)
+
+    assert ready.status_code == 200
+    assert ready.json()["models"] == {
+        "echo": {"state": "restarting", "reason": "engine a is dead: out of memory"},
+        "other": {"state": "ready"},
+    }
+    assert refused.status_code == 503
+    assert error_of(refused)["code"] == "model_not_ready"
+    assert "x-should-retry" not in refused.headers
+    await until(lambda: engine(running, "a")["state"] == "ready")
+
+
+async def test_an_engine_that_was_started_again_answers(serve: Serve) -> None:
+    running = await serve()
+    await restarted(running, "a")
+    completion = await running.openai.completions.create(**WORDS)  # type: ignore[call-overload]
+
+    assert completion.choices[0].text.split() == ["one", "two", "three"]
+
+
+async def test_operators_see_restarts_in_state_metrics_and_log(
+    serve: Serve, log_lines: list[EventDict]
+) -> None:
+    running = await serve()
+    await restarted(running, "a")
+    page = (await running.http.get("/metrics")).text
+    counts = {
+        sample.labels["engine"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "infer_engine_restarts_total"
+    }
+
+    assert counts == {"a": 1, "b": 0}
+    assert engine(running, "a")["last_end"] == "out of memory"
+    told = [
+        (line["log_level"], line["state"])
+        for line in log_lines
+        if line["event"] == "engine_state" and line.get("reason") == "out of memory"
+    ]
+    assert told == [("info", "stopping"), ("error", "dead")]
+
+
+async def test_a_devices_time_is_down_while_an_engine_is_dead_and_loading_while_it_starts(
+    serve: Serve,
+) -> None:
+    running = await serve(SLOW.replace("[engines.b]", "devices = [0]\n[engines.b]"))
+
+    def seconds() -> dict[str, float]:
+        devices: Any = running.daemon.view.state()["devices"]
+        return next(one["seconds"] for one in devices if one["engine"] == "a")
+
+    before = seconds()
+    await restarted(running, "a")
+    spent = {line: now - before[line] for line, now in seconds().items()}
+
+    assert 0.25 <= spent["down"] < 1
+    assert 0.5 <= spent["loading"] < 1
+    running.daemon.stopwatch.check()
+
+
+async def test_a_drained_engine_finishes_and_new_work_goes_elsewhere(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = await serve(REPLICAS)
+    async with running.streaming(max_tokens=300) as events:
+        await events.next()
+        (busy,) = (name for name in ("a", "b") if engine(running, name)["in_flight"])
+        (idle,) = {"a", "b"} - {busy}
+        assert await command(running, "drain", busy) == 0
+        told = capsys.readouterr().out
+        assert f"{busy} is draining, with 1 call in it" in told
+        assert f"new work of echo goes to: {idle}" in told
+        steps = running.engine(busy).steps
+        for _ in range(4):
+            assert (await running.post("/v1/completions", WORDS)).status_code == 200
+        assert running.engine(idle).steps >= 12
+        rest = await events.rest()
+
+    assert rest[-1] == "[DONE]"
+    assert running.engine(busy).steps > steps
+    assert engine(running, busy)["in_flight"] == 0
+    assert (await running.http.get("/ready")).status_code == 200
+    assert await command(running, "undrain", busy) == 0
+    assert "takes new work" not in capsys.readouterr().out
+    assert engine(running, busy)["state"] == "ready"
+
+
+async def test_a_model_whose_only_engine_is_drained_says_so(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = await serve()
+    assert await command(running, "drain", "a") == 0
+    refused = await running.post("/v1/completions", WORDS)
+    ready = await running.http.get("/ready")
+
+    assert "no engine of echo takes new work" in capsys.readouterr().out
+    assert refused.status_code == 503
+    assert "x-should-retry" not in refused.headers
+    assert ready.json()["models"]["echo"] == {
+        "state": "draining",
+        "reason": "engine a is draining",
+    }
+
+
+async def test_an_engine_that_there_is_not_cannot_be_drained(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await command(running, "drain", "some/engine") == 1
+    assert "There is no engine 'some/engine' (there is: a, b)" in capsys.readouterr().err
+
+
+async def test_a_hung_engine_is_told_to_its_clients_within_a_second_of_its_time(
+    serve: Serve,
+) -> None:
+    hung = SIM.replace("sim.step_ms = 1", "sim.hang_after_tokens = 3", 1)
+    running = await serve(hung.replace("[engines.b]", "stall_timeout_s = 0.5\n[engines.b]"))
+    begun_s = asyncio.get_running_loop().time()
+    lost = await running.post("/v1/completions", ENDLESS)
+
+    assert (lost.status_code, error_of(lost)["code"]) == (503, "engine_died")
+    assert asyncio.get_running_loop().time() - begun_s < 1.5
+    await until(lambda: engine(running, "a")["restarts"] == 1)
+    assert engine(running, "a")["last_end"].startswith("no step for ")
