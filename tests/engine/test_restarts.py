@@ -73,29 +73,52 @@ async def is_working(running: Running) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("fault", ["core killed", "worker killed", "core hangs"])
-async def test_an_engine_that_is_lost_is_started_again_and_answers_as_before(fault: str) -> None:
+def core_and_worker(running: Running) -> tuple[int, int]:
+    """Ids of the engine's processes."""
+    core: Any = running.engine("small")["pid"]
+    (worker,) = psutil.Process(core).children()
+    return core, worker.pid
+
+
+async def lose(running: Running, victim: int, fault: signal.Signals, timeout_s: float) -> str:
+    """Do this to a process while it works, and see the engine end and come back; says why."""
+    before = running.engine("small")
+    pids = set(core_and_worker(running))
+    lost = asyncio.create_task(long_request(running))
+    await is_working(running)
+    os.kill(victim, fault)
+    ending = await until_state(running, "stopping", "dead", timeout_s=timeout_s)
+    again = await until_state(running, "ready", timeout_s=120)
+    await lost
+
+    assert await family.all_gone(pids, timeout_s=1)
+    assert again["pid"] not in pids
+    assert again["last_end"] == ending["reason"]
+    assert again["restarts"] == before["restarts"] + 1
+    return str(ending["reason"])
+
+
+async def test_an_engine_that_is_lost_is_started_again_and_answers_as_before() -> None:
     before = set(family.processes())
     async for running in serve(CONFIG, engines=1):
         answered = await answer(running)
-        pids = family.engines(before)
-        core: Any = running.engine("small")["pid"]
-        victim = core
-        if fault == "worker killed":
-            (victim,) = (child.pid for child in psutil.Process(core).children())
-        lost = asyncio.create_task(long_request(running))
-        await is_working(running)
-        os.kill(victim, signal.SIGSTOP if fault == "core hangs" else signal.SIGKILL)
-        told_s = STALL_TIMEOUT_S + 1 if fault == "core hangs" else 1
-        ending = await until_state(running, "stopping", "dead", timeout_s=told_s)
-        again = await until_state(running, "ready", timeout_s=120)
-        await lost
 
-        assert ("no step for" if fault == "core hangs" else "exited") in ending["reason"]
-        assert await family.all_gone(pids)
-        assert again["pid"] not in pids
-        assert (again["restarts"], again["last_end"]) == (1, ending["reason"])
+        core, _ = core_and_worker(running)
+        reason = await lose(running, core, signal.SIGKILL, timeout_s=1)
+        assert f"(pid {core}) exited" in reason
         assert await answer(running) == answered
-        assert b'infer_engine_restarts_total{engine="small",model="small"} 1.0' in (
+
+        core, worker = core_and_worker(running)
+        reason = await lose(running, worker, signal.SIGKILL, timeout_s=1)
+        assert f"(pid {worker}) exited" in reason
+        assert await answer(running) == answered
+
+        core, _ = core_and_worker(running)
+        reason = await lose(running, core, signal.SIGSTOP, timeout_s=STALL_TIMEOUT_S + 1)
+        assert reason.startswith("no step for 4.")
+        assert await answer(running) == answered
+
+        assert len(family.engines(before)) == 2
+        assert b'infer_engine_restarts_total{engine="small",model="small"} 3.0' in (
             running.daemon.view.metrics()
         )

@@ -29,6 +29,7 @@ from infer_daemon.engines.vllm import arguments, environment, errors
 from infer_daemon.engines.vllm.client import GatedClient, Payload
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.frontend import VllmFrontend
+from infer_daemon.engines.vllm.processes import first_exit, workers_of
 from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
 from infer_daemon.engines.vllm.responses import write_in_pieces
 from infer_daemon.engines.vllm.speed import timed_steps
@@ -123,7 +124,7 @@ class VllmEngine:
             await warm_up(llm, tasks, loras.values(), progress)
             progress("timing steps")
             steps = await timed_steps(llm, tasks)
-            self._workers = _children(self._processes)
+            self._workers = workers_of(self._processes)
             self._loras = frozenset(loras)
             self._frontend = VllmFrontend(state, tasks)
         except arguments.ArgumentProblem as error:
@@ -245,20 +246,7 @@ class VllmEngine:
 
     async def died(self) -> str:
         """See `contract.Engine.died`."""
-        loop = asyncio.get_running_loop()
-        gone: asyncio.Future[str] = loop.create_future()
-
-        def on_exit(process: Any) -> None:
-            if not gone.done():
-                gone.set_result(f"{process.name} (pid {process.pid}) exited")
-
-        for process in self._processes:
-            loop.add_reader(process.sentinel, on_exit, process)
-        try:
-            return await gone
-        finally:
-            for process in self._processes:
-                loop.remove_reader(process.sentinel)
+        return await first_exit(self._processes, self._workers)
 
     async def check(self, work: Work) -> None:
         """See `contract.Engine.check`."""
@@ -347,15 +335,6 @@ def _kv_tokens(llm: AsyncLLM, tasks: Iterable[str]) -> int | None:
     if "generate" not in tasks or not cache.num_gpu_blocks:
         return None
     return int(cache.num_gpu_blocks) * int(cache.block_size)
-
-
-def _children(processes: Iterable[Any]) -> list[psutil.Process]:
-    """What they have started, however deep."""
-    found: list[psutil.Process] = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            found += psutil.Process(process.pid).children(recursive=True)
-    return found
 
 
 def _last_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ is only put in place around the start of their processes (`children_of`).
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ _SHARED = {
 def prepare(
     runtime_dir: Path, state_dir: Path, *, log_level: str, log_format: str, offline: bool
 ) -> None:
-    """Set what every engine shares. Call before vLLM is imported anywhere in this process.
+    """Set what every engine shares. Call before vLLM is imported anywhere in this process, except
+    by an earlier daemon in it.
 
     Args:
         runtime_dir: a private folder of this run; vLLM's sockets go there, since it never removes
@@ -60,6 +62,8 @@ def prepare(
     logging_config.write_text(json.dumps(_logging(log_level.upper(), log_format)))
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     os.environ["VLLM_LOGGING_LEVEL"] = log_level.upper()
+    if (envs := sys.modules.get("vllm.envs")) is not None:
+        envs.disable_envs_cache()  # what the earlier one has kept
 
 
 def keep() -> None:
