@@ -62,6 +62,8 @@ class Job:
     """Loop time at which its tenant would like it to begin: the order inside a tenant."""
     deadline_s: float
     """Loop time at which waiting ends in a refusal; not before `due_s`."""
+    is_resumed: bool = False
+    """Whether it had a place in an engine that was lost: it may wait although the queue is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

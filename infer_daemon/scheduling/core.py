@@ -3,10 +3,10 @@
 Classes in strict order (batch has a minimum share), virtual token counters between the tenants of a
 class, earliest due first inside a tenant, and an engine is given no more than its window.
 
-Pure: events go in (`submit`, `token`, `finish`, `cancel`, `resize`, `expire`, `change`), decisions
-come out (`Grant`, `Evict`, `Reject`). It never awaits, reads a clock, logs or calls back; the
-caller carries the decisions out before the next event. One object per pool, used from one thread,
-so it needs no lock.
+Pure: events go in (`submit`, `token`, `finish`, `cancel`, `resize`, `expect`, `expire`, `change`),
+decisions come out (`Grant`, `Evict`, `Reject`). It never awaits, reads a clock, logs or calls back;
+the caller carries the decisions out before the next event. One object per pool, used from one
+thread, so it needs no lock.
 """
 
 import heapq
@@ -36,11 +36,11 @@ class Core(State):
         """A job arrives. It is queued or rejected; either way every grant now due is returned."""
         assert job.id not in self.waiting, f"job {job.id} is already waiting"
         assert job.id not in self.running, f"job {job.id} is already running"
-        if not self.windows:
+        if not self.windows and not self.is_engine_expected:
             return [Reject(job.id, RejectReason.NO_ENGINE)]
-        if job.seqs > self.seqs_max:
+        if self.windows and job.seqs > self.seqs_max:
             return [Reject(job.id, RejectReason.NEVER_FITS)]
-        if self.is_full(job.tenant):
+        if not job.is_resumed and self.is_full(job.tenant):
             return [Reject(job.id, RejectReason.QUEUE_FULL)]
         line = self.lines.get((job.tier, job.tenant))
         if line is None:
@@ -99,7 +99,8 @@ class Core(State):
         """An engine opens, changes or (with None) closes its window.
 
         Jobs running in a closed engine stay known until they end. Waiting jobs that no window is
-        large enough for any more are evicted: nobody can say when a larger one opens.
+        large enough for any more are evicted: nobody can say when a larger one opens. While none is
+        open and one is expected, they wait for that.
         """
         if limits is None:
             self.windows.pop(engine, None)
@@ -111,12 +112,12 @@ class Core(State):
                 if running.engine == engine:
                     window.enter(running.need)
         self.seqs_max = max((window.limits.seqs for window in self.windows.values()), default=0)
-        stranded = [job_id for job_id, w in self.waiting.items() if w.job.seqs > self.seqs_max]
-        for job_id in stranded:
-            self._leave_line(job_id)
-        reason = EvictReason.NEVER_FITS if self.windows else EvictReason.NO_ENGINE
-        evicted = [Evict(job_id, reason) for job_id in stranded]
-        return [*evicted, *self._fill(now_s)]
+        return [*self._strand(), *self._fill(now_s)]
+
+    def expect(self, is_engine_expected: bool) -> list[Decision]:
+        """Whether an engine may open its window although none has one now."""
+        self.is_engine_expected = is_engine_expected
+        return self._strand()
 
     def expire(self, now_s: float) -> list[Decision]:
         """Time has passed: evict whoever is at or past its deadline."""
@@ -135,6 +136,16 @@ class Core(State):
         for window in self.windows.values():
             window.change(window.limits, policy)
         return self._fill(now_s)
+
+    def _strand(self) -> list[Decision]:
+        """Evict who waits for nothing that could come."""
+        if not self.windows and self.is_engine_expected:
+            return []
+        stranded = [job_id for job_id, w in self.waiting.items() if w.job.seqs > self.seqs_max]
+        for job_id in stranded:
+            self._leave_line(job_id)
+        reason = EvictReason.NEVER_FITS if self.windows else EvictReason.NO_ENGINE
+        return [Evict(job_id, reason) for job_id in stranded]
 
     def _fill(self, now_s: float) -> list[Decision]:
         """Grant while somebody fits. The one place where a job is given an engine."""

@@ -76,6 +76,10 @@ class Scheduler:
         """Open, change or (None) close an engine's window."""
         self._act(self._core.resize(engine, limits, asyncio.get_running_loop().time()))
 
+    def expect(self, is_engine_expected: bool) -> None:
+        """Whether jobs may wait while no engine has a window, for one that is to come."""
+        self._act(self._core.expect(is_engine_expected))
+
     def change(self, policy: Policy) -> None:
         """Another policy from now on, for those too who wait already."""
         self._act(self._core.change(policy, asyncio.get_running_loop().time()))

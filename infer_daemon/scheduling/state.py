@@ -70,6 +70,8 @@ class State:
         self.inside: dict[str, int] = {}
         #: Engines that take work. Each holds the needs of the jobs that run there.
         self.windows: dict[EngineName, Window] = {}
+        #: Whether one may open while there is none.
+        self.is_engine_expected = False
         #: Sequences of the largest window.
         self.seqs_max = 0
         #: Heap of deadlines. May hold jobs that wait no longer; each waiting job is in it.

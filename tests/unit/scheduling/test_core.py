@@ -234,6 +234,45 @@ def test_one_of_two_windows_closes_and_the_queue_stays(core: Core, job: MakeJob)
     core.check()
 
 
+def test_while_an_engine_is_expected_jobs_wait_for_it(core: Core, job: MakeJob) -> None:
+    open_engine(core, 1)
+    for name in ("j1", "j2"):
+        core.submit(job(name), 0)
+    core.expect(True)
+
+    assert core.resize(A, None, 0) == []
+    assert core.cancel(JobId("j1"), 0) == []
+    assert core.submit(job("j3"), 0) == []
+    core.check()
+    assert granted(core.resize(B, WindowLimits(seqs=2), 0)) == ["j2", "j3"]
+
+
+def test_who_waits_is_evicted_when_no_engine_is_expected_any_more(core: Core, job: MakeJob) -> None:
+    core.expect(True)
+    core.submit(job("j1"), 0)
+
+    assert core.expect(False) == [Evict(JobId("j1"), EvictReason.NO_ENGINE)]
+    assert core.submit(job("j2"), 0) == [Reject(JobId("j2"), RejectReason.NO_ENGINE)]
+
+
+def test_who_fits_no_window_that_opens_at_last_is_evicted(core: Core, job: MakeJob) -> None:
+    core.expect(True)
+    core.submit(job("j1", seqs=3), 0)
+
+    assert core.resize(A, WindowLimits(seqs=2), 0) == [Evict(JobId("j1"), EvictReason.NEVER_FITS)]
+
+
+def test_what_had_a_place_in_an_engine_may_wait_although_the_queue_is_full(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 1)
+    for name in ("j1", "j2", "j3", "j4"):
+        core.submit(job(name), 0)
+
+    assert core.submit(job("j5", is_resumed=True), 0) == []
+    assert "j5" in core.waiting
+
+
 def test_the_last_window_closes_and_everybody_who_waits_is_evicted(
     core: Core, job: MakeJob
 ) -> None:
