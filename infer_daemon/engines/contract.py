@@ -15,6 +15,7 @@ from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.steps import Step
+from infer_daemon.engines.continuing import Continue, Generated, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,32 @@ class Frontend(Protocol):
         """
 
 
+class Progress(Protocol):
+    """What has come of one call: its engine keeps it, so that another can go on from there."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest prompt and answer."""
+
+    @property
+    def prompt_token_ids(self) -> Sequence[int]:
+        """Of the call as it was made."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """What it asked for."""
+
+    def sequences(self) -> Sequence[Generated]:
+        """What each of its sequences has. Nothing comes to it any more."""
+
+    def again(self) -> Any:
+        """The payload that begins the call from scratch."""
+
+    def further(self, step: Continue) -> Any:
+        """The payload that goes on with the call: what is delivered then follows what was
+        delivered, and is as if the same engine had gone on. For the engine, it is one call."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """One engine call on its way through the gate."""
@@ -105,6 +132,8 @@ class Work:
     seqs: int = 1
     cap: Callable[[int], Any] | None = None
     """cap(tokens): the payload for at most so many output tokens; None where none are generated."""
+    progress: Progress | None = None
+    """None for a call that can only be begun again."""
     as_refusal: Callable[[DaemonError], Exception] = lambda error: error
     """The exception that the handler is to see for a refusal (some log what they do not know)."""
 
@@ -247,6 +276,9 @@ class Turns(Protocol):
 
     def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
         """Open, change or (None) close an engine's window."""
+
+    def expect(self, is_engine_expected: bool) -> None:
+        """Whether jobs may wait while no engine has a window, for one that is to come."""
 
 
 class Admit(Protocol):

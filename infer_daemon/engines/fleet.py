@@ -156,6 +156,8 @@ class Fleet:
     def _on_change(self, name: EngineName, status: Status) -> None:
         self._tell_change(name, status)
         _log_change(name, status)
+        for plan in self._plans:
+            plan.pool.look_ahead()
         if all(status.state.is_settled for status in self._statuses.values()):
             self._settled.set()
 

@@ -3,6 +3,9 @@
 Whoever wants an engine to work comes through `Gate.run`: it waits for its turn, is given to the
 engine that the scheduler names, is metered as its outputs arrive, and gives its room back when the
 engine is done with it, whether or not anybody still reads.
+
+A call whose engine dies is given to another: begun again if its client has seen nothing of it, else
+continued. It waits for its turn as before, within the patience that it came with.
 """
 
 import asyncio
@@ -11,12 +14,19 @@ from dataclasses import replace
 from typing import Any
 
 from infer_daemon.domain.endpoints import INPUTS_MAX
-from infer_daemon.domain.errors import DaemonError, EngineDied, FanoutTooLarge
+from infer_daemon.domain.errors import (
+    DaemonError,
+    EngineDied,
+    FanoutTooLarge,
+    ModelNotReady,
+    PoolLost,
+)
 from infer_daemon.domain.jobs import EngineName, Job, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Timing, Turns, Work
-from infer_daemon.engines.mailbox import Mailbox
+from infer_daemon.engines.mailbox import Lost, Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
+from infer_daemon.engines.resuming import Resumption, resumption
 
 
 class Gate:
@@ -105,21 +115,36 @@ class Gate:
         Raises:
             DaemonError: refused, or the engine would not take it.
         """
-        job = Job(
-            id=work.id,
-            tenant=record.tenant,
-            tier=record.tier,
-            model=record.model,
-            seqs=work.seqs,
-            prompt_tokens=work.prompt_tokens,
-            output_tokens_max=work.output_tokens_max,
-            due_s=record.due_s,
-            deadline_s=record.deadline_s,
-        )
         await wait_to_begin(record.calls_started)
         # What is slow to check is checked before anything is taken from those who wait.
         if (engine := next(iter(self._engines.values()), None)) is not None:
             await engine.check(work)
+        return await self._enter_one(_job(work, record), work, record, mailbox)
+
+    async def resume(self, next_leg: Resumption, record: RequestRecord, mailbox: Mailbox) -> Engine:
+        """Wait for a turn in another engine, or in this one when it has been started again. The
+        patience that the request came with begins anew: it has waited for its first turn only.
+
+        Raises:
+            DaemonError: there will be no other, or it would not take it.
+        """
+        work = next_leg.work
+        mailbox.go_on(work)
+        patience_s = max(0.0, record.deadline_s - record.accepted_s)
+        deadline_s = max(record.deadline_s, record.clock() + patience_s)
+        job = replace(_job(work, record), deadline_s=deadline_s, is_resumed=True)
+        try:
+            engine = await self._enter_one(job, work, record, mailbox)
+        except (ModelNotReady, PoolLost) as error:
+            raise EngineDied(retry_after_s=error.retry_after_s) from error
+        record.waste_continuation_tokens += next_leg.waste_tokens
+        for what in sorted(next_leg.inexact):
+            record.note(f"continued, {what} not as without interruption")
+        return engine
+
+    async def _enter_one(
+        self, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox
+    ) -> Engine:
         if mailbox.is_finished:  # closed meanwhile: nothing may be taken for it
             raise asyncio.CancelledError
         while True:
@@ -148,9 +173,9 @@ class Gate:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)
-        mailbox.enter(name)
+        slot = mailbox.enter(name)
         try:
-            await engine.submit(work, mailbox)
+            await engine.submit(work, slot)
         except BaseException:
             await engine.abort(work.id)
             raise
@@ -163,6 +188,20 @@ class Gate:
         record.calls_open += 1
         record.rendered_tokens += work.prompt_tokens
         return Mailbox(work, record, self._meter, self._turns, self._timing)
+
+
+def _job(work: Work, record: RequestRecord) -> Job:
+    return Job(
+        id=work.id,
+        tenant=record.tenant,
+        tier=record.tier,
+        model=record.model,
+        seqs=work.seqs,
+        prompt_tokens=work.prompt_tokens,
+        output_tokens_max=work.output_tokens_max,
+        due_s=record.due_s,
+        deadline_s=record.deadline_s,
+    )
 
 
 class EngineCall:
@@ -202,7 +241,7 @@ class EngineCall:
                     raise self._ended_with
                 self._mailbox = self._gate.enter(self._work, self._record)
                 self._engine = await self._gate.begin(self._work, self._record, self._mailbox)
-            output = await self._mailbox.next()
+            output = await self._next(self._mailbox)
             if self._mailbox.is_closed and self._engine is not None:
                 # By another task, perhaps before it could know the engine: whoever still reads
                 # works for a request that has ended.
@@ -226,6 +265,17 @@ class EngineCall:
             await self.aclose()
             raise StopAsyncIteration
         return output
+
+    async def _next(self, mailbox: Mailbox) -> Any:
+        """What is in the mailbox next, from whichever engine."""
+        while True:
+            try:
+                return await mailbox.next()
+            except Lost:
+                self._record.note(f"lost {self._record.engine}")
+                self._engine = None
+                next_leg = resumption(self._work, has_sent=mailbox.has_sent)
+                self._engine = await self._gate.resume(next_leg, self._record, mailbox)
 
     def end(self, error: DaemonError) -> None:
         """Fail the call with this error; its reader is told after everything that came before."""

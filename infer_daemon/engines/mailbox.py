@@ -3,18 +3,47 @@
 Metering happens here and not where outputs are read: a handler of a unary request asks for the
 final output alone, and a reader that stops after one token still has a request in the engine. The
 slot never becomes a queue: outputs that a slow reader has not fetched are merged.
+
+A call whose engine dies is *lost*, and not over: its reader is told, and may have it go on.
 """
 
 import asyncio
 from typing import Any
 
+from infer_daemon.domain.errors import EngineDied
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Meter, Timing, Turns, Work
 
 
+class Lost(Exception):
+    """The engine died before it was done; nothing that it made is left to be read."""
+
+
+class Slot:
+    """The way into a mailbox for one engine, until that has lost the call: what may still come of
+    it then must not be taken for the work of another."""
+
+    __slots__ = ("_mailbox",)
+
+    def __init__(self, mailbox: "Mailbox") -> None:
+        self._mailbox = mailbox
+
+    def deliver(self, output: Any, *, new_tokens: int, cached_tokens: int, finished: bool) -> None:
+        """See `contract.Sink`."""
+        if self._mailbox.slot is self:
+            self._mailbox.deliver(
+                output, new_tokens=new_tokens, cached_tokens=cached_tokens, finished=finished
+            )
+
+    def fail(self, error: Exception) -> None:
+        """See `contract.Sink`."""
+        if self._mailbox.slot is self:
+            self._mailbox.fail(error)
+
+
 class Mailbox:
-    """The sink of one engine call, and its reader's end."""
+    """What one engine call has produced, and its reader's end."""
 
     def __init__(
         self, work: Work, record: RequestRecord, meter: Meter, turns: Turns, timing: Timing
@@ -29,8 +58,16 @@ class Mailbox:
         self._meter = meter
         self._turns = turns
         self._timing = timing
-        self._slot: Any = None
+        self._unread: Any = None
         self._error: Exception | None = None
+        self._lost: EngineDied | None = None
+        self.slot: Slot | None = None
+        """Of the engine that has the call."""
+        self.has_sent = False
+        """Whether its reader has been given something that a client may have seen."""
+        self._begins_again = False
+        self._tokens = 0
+        self._is_first_of_record = False
         self._finished = False
         self._has_output = False
         self.is_closed = False
@@ -44,15 +81,37 @@ class Mailbox:
         """Whether the engine is done with this call."""
         return self._finished
 
-    def enter(self, engine: EngineName) -> None:
+    def enter(self, engine: EngineName) -> Slot:
         """The call is given to an engine now, unless it is over already."""
+        if self._begins_again:
+            self._forget()
         if not self._finished:
             work = self._work
             self._timing.enter(engine, work.id, prompt_tokens=work.prompt_tokens, seqs=work.seqs)
+        self.slot = Slot(self)
+        return self.slot
 
     def leave(self) -> None:
-        """The engine did not take it."""
+        """The engine has it no more, or did not take it."""
+        self.slot = None
         self._timing.leave(self._record, self._work.id)
+
+    def go_on(self, work: Work) -> None:
+        """Another engine is to go on with it. If nothing of the call was sent, that begins from
+        scratch, and what there is was made in vain."""
+        self._work, self._lost = work, None
+        self._begins_again = not self.has_sent
+        self._ready.clear()
+
+    def _forget(self) -> None:
+        record = self._record
+        record.completion_tokens -= self._tokens
+        record.cached_tokens -= self._cached_tokens
+        if self._is_first_of_record:
+            record.first_token_s = None
+        self._unread, self._tokens, self._cached_tokens = None, 0, 0
+        self._has_output = self._is_first_of_record = self._begins_again = False
+        self._last_tokens_s = None
 
     def deliver(self, output: Any, *, new_tokens: int, cached_tokens: int, finished: bool) -> None:
         """Take one output: meter it, merge it, wake the reader if it wants to know."""
@@ -64,6 +123,7 @@ class Mailbox:
             last_s = self._last_tokens_s
             self._last_tokens_s = record.last_token_s = now_s
             record.completion_tokens += new_tokens
+            self._tokens += new_tokens
             # Outputs of parallel sequences come one after the other: no gap that a client feels.
             gap_s = None if last_s is None or self._work.seqs > 1 else now_s - last_s
             self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
@@ -73,13 +133,14 @@ class Mailbox:
             self._timing.first_output(self._work.id)
             if record.first_token_s is None:
                 record.first_token_s = now_s
+                self._is_first_of_record = True
         if cached_tokens > self._cached_tokens:
             record.cached_tokens += cached_tokens - self._cached_tokens
             self._cached_tokens = cached_tokens
-        if self._slot is None:
-            self._slot = output
+        if self._unread is None:
+            self._unread = output
         else:
-            self._work.merge(self._slot, output)
+            self._work.merge(self._unread, output)
         if finished:
             self._turns.finish(self._work.id)
             self._end()
@@ -88,25 +149,37 @@ class Mailbox:
 
     def fail(self, error: Exception) -> None:
         """The engine gave up on this call."""
-        if not self._finished:
+        if self._finished:
+            return
+        self._turns.cancel(self._work.id)
+        if isinstance(error, EngineDied):
+            self._lost = error
+            self.leave()
+        else:
             self._error = error
-            self._turns.cancel(self._work.id)
             self._end()
-            self._ready.set()
+        self._ready.set()
 
     async def next(self) -> Any:
         """The next thing to read: a delta, or the one final output; None when there is no more.
 
         Raises:
+            Lost: the engine has died; `go_on` or `close`.
             Exception: what the engine failed with, after everything that came before it.
         """
         if not self._ready.is_set():
             await self._ready.wait()
-        self._ready.clear()
-        output, self._slot = self._slot, None
+        if self._lost is not None and not self._finished:
+            # What nobody has begun to read is not read any more: it will be made anew.
+            if not self.has_sent or self._unread is None:
+                raise Lost from self._lost
+        else:
+            self._ready.clear()
+        output, self._unread = self._unread, None
         if output is not None and (self._error is None or self._work.wants == "deltas"):
             if self._finished:
                 self._ready.set()  # come back for the end
+            self.has_sent = self._work.wants == "deltas"
             return output
         if self._error is not None:
             raise self._error

@@ -11,6 +11,7 @@ from infer_daemon.engines.supervisor import Status
 from infer_daemon.settings.schema import WindowSection
 
 NO_LIMIT = 1 << 60
+_FINAL = (EngineState.FAILED, EngineState.STOPPED, EngineState.DEAD)
 
 
 class Pool:
@@ -60,7 +61,14 @@ class Pool:
         """An engine leaves: no more work for it. Idempotent."""
         if self._ready.pop(name, None) is not None:
             del self._facts[name]
+            self.look_ahead()
             self._turns.resize(name, None)
+
+    def look_ahead(self) -> None:
+        """Whoever waits goes on waiting as long as some engine may still become ready. To be called
+        whenever the state of an engine has changed."""
+        states = [status.state for status in self.statuses.values()]
+        self._turns.expect(any(state not in _FINAL for state in states))
 
     def change(self, windows: Mapping[EngineName, WindowSection]) -> None:
         """Other windows from now on, for engines that are ready too."""

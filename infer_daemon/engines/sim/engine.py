@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from infer_daemon.domain.errors import EngineDied
 from infer_daemon.domain.jobs import EngineName, JobId
@@ -29,8 +29,8 @@ class _Sequence:
     sink: Sink
     payload: SimPayload
     to_prefill: int
-    generated: list[int] = field(default_factory=list)
-    """Tokens so far, per choice."""
+    generated: list[int]
+    """Tokens so far, per choice: its payload's own, which another engine may go on with."""
 
     @property
     def kv_tokens(self) -> int:
@@ -144,8 +144,7 @@ class SimEngine:
         if self._death is None or self._death.done():
             raise EngineDied(retry_after_s=10)
         payload: SimPayload = work.payload
-        sequence = _Sequence(work, sink, payload, to_prefill=work.prompt_tokens)
-        sequence.generated = [0] * len(payload.choices)
+        sequence = _Sequence(work, sink, payload, work.prompt_tokens, payload.made)
         self._waiting.append(sequence)
         self._work_came.set()
 

@@ -17,7 +17,7 @@ from infer_daemon.domain.jobs import JobId
 from infer_daemon.engines.contract import Call, EventStream, Reply, Work
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.sim import tokens
-from infer_daemon.engines.sim.tokens import Choice, Piece, SimPayload
+from infer_daemon.engines.sim.tokens import Choice, Piece, SimPayload, SimProgress
 from infer_daemon.settings.schema import SimSection
 
 _numbers = itertools.count()
@@ -122,19 +122,27 @@ class SimFrontend:
         limit = self._limit(request, len(prompt), prompt_field)
         choice = tokens.answer(prompt, limit, ignore_eos=request.ignore_eos)
 
+        payload = SimPayload([Choice(list(choice.words), choice.finish_reason)] * n)
+
         def capped(tokens_max: int) -> SimPayload:
             ending = "length" if tokens_max < len(choice.words) else choice.finish_reason
-            return SimPayload([Choice(list(choice.words[:tokens_max]), ending)] * n)
+            payload.choices[:] = [Choice(list(choice.words[:tokens_max]), ending)] * n
+            return payload
 
         return Work(
             id=JobId(f"{call.request_id}.{next(_numbers)}"),
-            payload=SimPayload([Choice(list(choice.words), choice.finish_reason)] * n),
+            payload=payload,
             wants="deltas" if request.stream else "final",
             merge=tokens.merge,
             prompt_tokens=len(prompt),
             output_tokens_max=len(choice.words) if limit is None else limit,
             seqs=n,
             cap=capped,
+            progress=SimProgress(
+                prompt_token_ids=tokens.ids(prompt),
+                context_tokens=self._script.max_model_len,
+                payload=payload,
+            ),
         )
 
     def _limit(self, request: _Generation, prompt_tokens: int, prompt_field: str) -> int | None:

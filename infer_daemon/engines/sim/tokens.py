@@ -2,7 +2,11 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from infer_daemon.engines.continuing import Continue, Generated, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,58 @@ class SimPayload:
     """What a simulated engine needs to run a call. No choices: a pooling call."""
 
     choices: list[Choice]
+    made: list[int] = field(default_factory=list)
+    """Words of each choice that have been generated."""
+    has_grammar: bool = False
+    """Whether the choices follow one, of which no engine can find the place again."""
+
+    def __post_init__(self) -> None:
+        if not self.made:
+            self.made.extend([0] * len(self.choices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimProgress:
+    """Implements `contract.Progress`: a payload knows how far it has come."""
+
+    prompt_token_ids: Sequence[int]
+    context_tokens: int
+    payload: SimPayload
+
+    @property
+    def sampling(self) -> Sampling:
+        """See `contract.Progress`."""
+        choices = self.payload.choices
+        return Sampling(
+            max_tokens=max((len(choice.words) for choice in choices), default=0),
+            n=len(choices),
+            is_greedy=True,
+            has_grammar=self.payload.has_grammar,
+        )
+
+    def sequences(self) -> list[Generated]:
+        """See `contract.Progress`."""
+        return [
+            Generated(
+                index=index,
+                token_ids=ids(choice.words[:made]),
+                is_finished=made == len(choice.words),
+            )
+            for index, (choice, made) in enumerate(
+                zip(self.payload.choices, self.payload.made, strict=True)
+            )
+        ]
+
+    def again(self) -> SimPayload:
+        """See `contract.Progress`. The same object: it is what is known of the call."""
+        self.payload.made[:] = [0] * len(self.payload.choices)
+        return self.payload
+
+    def further(self, step: Continue) -> SimPayload:
+        """See `contract.Progress`."""
+        for leg in step.legs:
+            assert leg.kept_tokens == self.payload.made[leg.index], "what was made is kept"
+        return self.payload
 
 
 @dataclass(slots=True)
@@ -27,6 +83,11 @@ class Piece:
     index: int
     words: list[str]
     finish_reason: str | None
+
+
+def ids(words: list[str]) -> list[int]:
+    """A number for each word."""
+    return [crc32(word.encode()) for word in words]
 
 
 def merge(earlier: list[Piece], later: list[Piece]) -> None:

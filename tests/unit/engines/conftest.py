@@ -18,7 +18,7 @@ from infer_daemon.engines.gate import EngineCall
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim import tokens
 from infer_daemon.engines.sim.engine import SimEngine
-from infer_daemon.engines.sim.tokens import Choice, SimPayload
+from infer_daemon.engines.sim.tokens import Choice, SimPayload, SimProgress
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import SimSection, WindowSection
@@ -136,13 +136,17 @@ class Rig:
         self.pool.open(engine, await engine.start(lambda _: None))
         return engine
 
-    def work(self, count: int = 3, *, seqs: int = 1, **options: Any) -> Work:
+    def work(
+        self, count: int = 3, *, seqs: int = 1, has_grammar: bool = False, **options: Any
+    ) -> Work:
         """A call that generates the words w0, w1, ... in each of its sequences."""
         choice = Choice([f"w{n}" for n in range(count)], "stop")
-        options = {"wants": "deltas", "prompt_tokens": 2, **options}
+        payload = SimPayload([choice] * seqs, has_grammar=has_grammar)
+        progress = SimProgress(prompt_token_ids=[1, 2], context_tokens=10**6, payload=payload)
+        options = {"wants": "deltas", "prompt_tokens": 2, "progress": progress, **options}
         return Work(
             id=JobId(f"work-{next(self._numbers)}"),
-            payload=SimPayload([choice] * seqs),
+            payload=payload,
             merge=tokens.merge,
             output_tokens_max=count,
             seqs=seqs,

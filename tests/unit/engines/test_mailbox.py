@@ -55,6 +55,10 @@ class Box:
         """See `contract.Turns`."""
         raise AssertionError("a mailbox has no window")
 
+    def expect(self, is_engine_expected: bool) -> None:
+        """See `contract.Turns`."""
+        raise AssertionError("a mailbox expects no engine")
+
     def put(self, *words: str, finished: bool = False, cached: int = 0) -> None:
         """Deliver an output with these new words."""
         self.mailbox.deliver(

@@ -258,7 +258,7 @@ async def test_an_engine_that_has_nothing_to_do_or_works_slowly_is_left_alone(
         assert life.states == LIFE
 
 
-async def test_a_death_costs_those_who_still_wait_nothing_while_there_is_another_replica(
+async def test_a_death_costs_nobody_anything_while_there_is_another_replica(
     rig: Rig, record: Callable[[], RequestRecord]
 ) -> None:
     lives = [Life(rig, {"seqs_max": 2}, name=name) for name in ("a", "b")]
@@ -267,10 +267,10 @@ async def test_a_death_costs_those_who_still_wait_nothing_while_there_is_another
         waiting = [rig.collect(rig.work(), record()) for _ in range(3)]
         await asyncio.sleep(1)
         first.kill()
-        lost = [type(end) for end in await asyncio.gather(*running, return_exceptions=True)]
+        answers = await asyncio.gather(*running)
         served = await asyncio.gather(*waiting, return_exceptions=True)
 
-        assert lost.count(EngineDied) == 2
+        assert [len(answer) for answer in answers] == [1000] * 4
         assert served == [["w0", "w1", "w2"]] * 3
         rig.assert_empty()
 
