@@ -36,6 +36,7 @@
     │   └── CutShort                503 cut_short
     ├── EngineError
     │   ├── EngineDied              503 engine_died
+    │   ├── KillsEngines            500 request_kills_engines
     │   └── EngineFault             500 engine_fault
     └── FrontendError               whatever a front end worked out itself
 
@@ -316,6 +317,12 @@ class EngineDied(EngineError):
 
     status = 503
     code = "engine_died"
+
+
+class KillsEngines(EngineError):
+    """Engines died whenever they worked on this request."""
+
+    code = "request_kills_engines"
 
 
 class EngineFault(EngineError):

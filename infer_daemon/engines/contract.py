@@ -15,7 +15,7 @@ from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.steps import Step
-from infer_daemon.engines.continuing import Continue, Generated, Sampling
+from infer_daemon.engines.continuing import Continue, Generated, Sampling, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +94,8 @@ class Progress(Protocol):
     """What has come of one call: its engine keeps it, so that another can go on from there."""
 
     @property
-    def context_tokens(self) -> int:
-        """The longest prompt and answer."""
+    def target(self) -> Target:
+        """An engine of its pool, which may go on with it."""
 
     @property
     def prompt_token_ids(self) -> Sequence[int]:
@@ -105,8 +105,11 @@ class Progress(Protocol):
     def sampling(self) -> Sampling:
         """What it asked for."""
 
+    def detach(self) -> None:
+        """The engine that has the call has lost it: what it may still make does not come here."""
+
     def sequences(self) -> Sequence[Generated]:
-        """What each of its sequences has. Nothing comes to it any more."""
+        """What each of its sequences has."""
 
     def again(self) -> Any:
         """The payload that begins the call from scratch."""

@@ -9,7 +9,7 @@ continued. It waits for its turn as before, within the patience that it came wit
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +21,12 @@ from infer_daemon.domain.errors import (
     ModelNotReady,
     PoolLost,
 )
-from infer_daemon.domain.jobs import EngineName, Job, JobId
+from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Timing, Turns, Work
 from infer_daemon.engines.mailbox import Lost, Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
+from infer_daemon.engines.quarantine import Quarantine
 from infer_daemon.engines.resuming import Resumption, resumption
 
 
@@ -41,8 +42,15 @@ class Gate:
         timing: Timing,
         admit: Admit,
         fanout_max: int,
+        limits_of: Callable[[EngineName], WindowLimits],
+        count: Callable[[], int],
     ) -> None:
-        """Args: engines: the pool's ready engines, a live view that the pool keeps up to date."""
+        """
+        Args:
+            engines: the pool's ready engines, a live view that the pool keeps up to date.
+            limits_of: the window that a ready engine has.
+            count: engines of the pool, ready or not.
+        """
         self._turns = turns
         self._engines = engines
         self._meter = meter
@@ -52,6 +60,20 @@ class Gate:
         """Most generations of one request; may be changed."""
         self._calls: set[EngineCall] = set()
         self._ended_with: DaemonError | None = None
+        self.quarantine = Quarantine(
+            turns, engines, limits_of=limits_of, count=count, requests_in=self._requests_in
+        )
+
+    def _requests_in(self, engine: Engine) -> set[str]:
+        return {call.request for call in self._calls if call.engine is engine}
+
+    def windows_changed(self) -> None:
+        """The pool has opened or closed windows. A suspect that is left with the last engine is
+        taken back from it."""
+        if self.quarantine.review(were_opened=True) is None:
+            for call in self._calls:
+                if self.quarantine.is_suspect(call.request):
+                    call.take_back()
 
     def run(self, work: Work) -> "EngineCall":
         """One engine call, to be iterated for the outputs that its handler asked for.
@@ -104,10 +126,13 @@ class Gate:
         self._ended_with = error
         for call in list(self._calls):
             call.end(error)
+        self.quarantine.review()
 
-    def forget(self, call: "EngineCall") -> None:
+    def forget(self, call: "EngineCall", record: RequestRecord) -> None:
         """The call has been closed."""
         self._calls.discard(call)
+        if not record.open_calls:
+            self.quarantine.forget(record.id)
 
     async def begin(self, work: Work, record: RequestRecord, mailbox: Mailbox) -> Engine:
         """Wait for a turn and hand the work to the engine that was granted.
@@ -130,11 +155,15 @@ class Gate:
         """
         work = next_leg.work
         mailbox.go_on(work)
+        is_alone = self.quarantine.must_be_alone(record.id)
         patience_s = max(0.0, record.deadline_s - record.accepted_s)
         deadline_s = max(record.deadline_s, record.clock() + patience_s)
         job = replace(_job(work, record), deadline_s=deadline_s, is_resumed=True)
         try:
-            engine = await self._enter_one(job, work, record, mailbox)
+            if is_alone:
+                engine = await self._enter_alone(deadline_s, work, record, mailbox)
+            else:
+                engine = await self._enter_one(job, work, record, mailbox)
         except (ModelNotReady, PoolLost) as error:
             raise EngineDied(retry_after_s=error.retry_after_s) from error
         record.waste_continuation_tokens += next_leg.waste_tokens
@@ -168,6 +197,24 @@ class Gate:
                 self._turns.cancel(job.id)
                 mailbox.leave()
                 record.note(f"{name} was dead, waits again")
+
+    async def _enter_alone(
+        self, deadline_s: float, work: Work, record: RequestRecord, mailbox: Mailbox
+    ) -> Engine:
+        """Past the scheduler: the engine is closed to everybody else."""
+        while True:
+            record.note("waits for an engine of its own")
+            name = await self.quarantine.turn(
+                record.id, deadline_s, is_over=lambda: mailbox.is_finished
+            )
+            record.engine = name
+            record.note(f"given {name} alone")
+            engine = self._engines[name]
+            try:
+                return await self._submit(name, work, mailbox)
+            except EngineDied:
+                mailbox.leave()
+                self.quarantine.died(engine)
 
     async def _submit(self, name: EngineName, work: Work, mailbox: Mailbox) -> Engine:
         engine = self._engines.get(name)
@@ -213,7 +260,8 @@ class EngineCall:
         self._work = work
         self._record = record
         self._mailbox: Mailbox | None = None
-        self._engine: Engine | None = None
+        self.engine: Engine | None = None
+        """The one that has it, or had when it died."""
         self._is_closed = False
         self._ended_with: DaemonError | None = None
         record.open_calls.add(self)
@@ -240,12 +288,12 @@ class EngineCall:
                 if self._ended_with is not None:
                     raise self._ended_with
                 self._mailbox = self._gate.enter(self._work, self._record)
-                self._engine = await self._gate.begin(self._work, self._record, self._mailbox)
+                self.engine = await self._gate.begin(self._work, self._record, self._mailbox)
             output = await self._next(self._mailbox)
-            if self._mailbox.is_closed and self._engine is not None:
+            if self._mailbox.is_closed and self.engine is not None:
                 # By another task, perhaps before it could know the engine: whoever still reads
                 # works for a request that has ended.
-                await self._engine.abort(self._work.id)
+                await self.engine.abort(self._work.id)
                 raise asyncio.CancelledError
         except DaemonError as error:
             self._record.refusal = self._record.refusal or error
@@ -272,10 +320,26 @@ class EngineCall:
             try:
                 return await mailbox.next()
             except Lost:
-                self._record.note(f"lost {self._record.engine}")
-                self._engine = None
+                engine = self.engine
+                assert engine is not None, "it was lost by an engine"
+                self._record.note(f"lost {engine.name}")
+                if not mailbox.was_taken_back:
+                    self._gate.quarantine.died(engine)
                 next_leg = resumption(self._work, has_sent=mailbox.has_sent)
-                self._engine = await self._gate.resume(next_leg, self._record, mailbox)
+                if mailbox.was_taken_back:
+                    await engine.abort(self._work.id)
+                self.engine = None
+                self.engine = await self._gate.resume(next_leg, self._record, mailbox)
+
+    @property
+    def request(self) -> str:
+        """Id of the request that it belongs to."""
+        return self._record.id
+
+    def take_back(self) -> None:
+        """Take the call from its engine; it goes on in another when its reader comes for it."""
+        if self._mailbox is not None:
+            self._mailbox.take_back()
 
     def end(self, error: DaemonError) -> None:
         """Fail the call with this error; its reader is told after everything that came before."""
@@ -290,8 +354,8 @@ class EngineCall:
             return
         self._is_closed = True
         self._record.open_calls.discard(self)
-        self._gate.forget(self)
-        mailbox, engine = self._mailbox, self._engine
+        self._gate.forget(self, self._record)
+        mailbox, engine = self._mailbox, self.engine
         if mailbox is None or (mailbox.is_finished and self._ended_with is None):
             return  # else nobody has told the engine yet
         try:

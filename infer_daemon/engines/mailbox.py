@@ -65,6 +65,8 @@ class Mailbox:
         """Of the engine that has the call."""
         self.has_sent = False
         """Whether its reader has been given something that a client may have seen."""
+        self.was_taken_back = False
+        """Whether the call was lost to an engine that lives, and still has it."""
         self._begins_again = False
         self._tokens = 0
         self._is_first_of_record = False
@@ -96,11 +98,17 @@ class Mailbox:
         self.slot = None
         self._timing.leave(self._record, self._work.id)
 
+    def take_back(self) -> None:
+        """The call leaves its engine, to be continued by another."""
+        if self.slot is not None and not self._finished:
+            self.was_taken_back = True
+            self.fail(EngineDied(retry_after_s=10))
+
     def go_on(self, work: Work) -> None:
         """Another engine is to go on with it. If nothing of the call was sent, that begins from
         scratch, and what there is was made in vain."""
         self._work, self._lost = work, None
-        self._begins_again = not self.has_sent
+        self.was_taken_back, self._begins_again = False, not self.has_sent
         self._ready.clear()
 
     def _forget(self) -> None:
@@ -154,6 +162,8 @@ class Mailbox:
         self._turns.cancel(self._work.id)
         if isinstance(error, EngineDied):
             self._lost = error
+            if self._work.progress is not None:
+                self._work.progress.detach()
             self.leave()
         else:
             self._error = error

@@ -44,6 +44,8 @@ class Pool:
             timing=timing,
             admit=admit,
             fanout_max=fanout_max,
+            limits_of=self._limits,
+            count=lambda: len(self.statuses or self._ready),
         )
 
     @property
@@ -55,7 +57,8 @@ class Pool:
         """A ready engine joins: from now on it is given work."""
         self._ready[engine.name] = engine
         self._facts[engine.name] = facts
-        self._turns.resize(engine.name, window_limits(facts, self._windows[engine.name]))
+        self._turns.resize(engine.name, self._limits(engine.name))
+        self.gate.windows_changed()
 
     def close(self, name: EngineName) -> None:
         """An engine leaves: no more work for it. Idempotent."""
@@ -63,6 +66,7 @@ class Pool:
             del self._facts[name]
             self.look_ahead()
             self._turns.resize(name, None)
+            self.gate.windows_changed()
 
     def look_ahead(self) -> None:
         """Whoever waits goes on waiting as long as some engine may still become ready. To be called
@@ -73,8 +77,12 @@ class Pool:
     def change(self, windows: Mapping[EngineName, WindowSection]) -> None:
         """Other windows from now on, for engines that are ready too."""
         self._windows = windows
-        for name, facts in self._facts.items():
-            self._turns.resize(name, window_limits(facts, windows[name]))
+        for name in self._facts:
+            self._turns.resize(name, self._limits(name))
+        self.gate.windows_changed()
+
+    def _limits(self, name: EngineName) -> WindowLimits:
+        return window_limits(self._facts[name], self._windows[name])
 
     @property
     def context_tokens(self) -> int | None:

@@ -9,7 +9,6 @@ from infer_daemon.engines.continuing import (
     Leg,
     Refuse,
     Rerun,
-    Target,
     next_step,
 )
 from infer_daemon.engines.contract import Progress, Work
@@ -39,10 +38,9 @@ def resumption(work: Work, *, has_sent: bool) -> Resumption:
         if has_sent:
             raise EngineDied("the engine died, and this call can only be begun again")
         return Resumption(work=work, waste_tokens=work.prompt_tokens)
-    target = Target(context_tokens=progress.context_tokens)
     sequences, sampling = progress.sequences(), progress.sampling
     prompt = progress.prompt_token_ids
-    match next_step(prompt, sequences, sampling, target, has_sent=has_sent):
+    match next_step(prompt, sequences, sampling, progress.target, has_sent=has_sent):
         case Rerun(waste_tokens=waste_tokens):
             again = replace(work, payload=progress.again())
             return Resumption(work=again, waste_tokens=waste_tokens)
@@ -61,8 +59,8 @@ def _further(work: Work, progress: Progress, step: Continue) -> Work:
     return replace(
         work,
         payload=progress.further(step),
-        # The sequences share their prompt in the cache, and nothing else.
-        prompt_tokens=work.prompt_tokens + sum(leg.kept_tokens for leg in legs),
+        # Each sequence counts its prompt: by the longest.
+        prompt_tokens=work.prompt_tokens + max((leg.kept_tokens for leg in legs), default=0),
         output_tokens_max=max((leg.max_tokens for leg in legs), default=0),
         seqs=max(1, len(legs)),
     )

@@ -65,6 +65,11 @@ class Suspects:
         """Whether it must wait for an engine of its own."""
         return request in self._waiting
 
+    @property
+    def first(self) -> str | None:
+        """The suspect that is to have an engine of its own now."""
+        return next(iter(self._waiting), None)
+
     def seclude(self, in_flight: Mapping[EngineName, int]) -> Seclusion | None:
         """The engine that is kept for the first suspect; None if there is no suspect, or no engine
         that can be spared. To be asked whenever an engine comes, goes or becomes empty, and after
@@ -73,7 +78,7 @@ class Suspects:
 
         Args: in_flight: requests in each healthy engine, the suspect's own not counted.
         """
-        request = next(iter(self._waiting), None)
+        request = self.first
         if request is None or len(in_flight) < 2:
             self._secluded = None
             return None

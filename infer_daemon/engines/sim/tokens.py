@@ -3,10 +3,10 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
-from infer_daemon.engines.continuing import Continue, Generated, Sampling
+from infer_daemon.engines.continuing import Continue, Generated, Sampling, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,18 @@ class SimPayload:
             self.made.extend([0] * len(self.choices))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SimProgress:
     """Implements `contract.Progress`: a payload knows how far it has come."""
 
     prompt_token_ids: Sequence[int]
     context_tokens: int
     payload: SimPayload
+
+    @property
+    def target(self) -> Target:
+        """See `contract.Progress`."""
+        return Target(context_tokens=self.context_tokens)
 
     @property
     def sampling(self) -> Sampling:
@@ -50,6 +55,10 @@ class SimProgress:
             is_greedy=True,
             has_grammar=self.payload.has_grammar,
         )
+
+    def detach(self) -> None:
+        """See `contract.Progress`."""
+        self.payload = replace(self.payload, made=list(self.payload.made))
 
     def sequences(self) -> list[Generated]:
         """See `contract.Progress`."""
@@ -65,7 +74,7 @@ class SimProgress:
         ]
 
     def again(self) -> SimPayload:
-        """See `contract.Progress`. The same object: it is what is known of the call."""
+        """See `contract.Progress`."""
         self.payload.made[:] = [0] * len(self.payload.choices)
         return self.payload
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import AsyncGenerator, Mapping
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,18 +19,10 @@ from infer_daemon.domain.jobs import JobId
 from infer_daemon.domain.record import CURRENT
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.gate import EngineCall, Gate
+from infer_daemon.engines.vllm.carrying import Payload, progress_of
 from infer_daemon.engines.vllm.errors import GateRefusal
 
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What `AsyncLLM.add_request` needs besides an id."""
-
-    prompt: Any
-    params: SamplingParams | PoolingParams
-    options: Mapping[str, Any]
 
 
 class GatedClient:
@@ -76,23 +67,25 @@ class GatedClient:
         params = copy(sampling_params)
         params.output_kind = RequestOutputKind.DELTA
         salted = _salted(prompt)
+        progress = progress_of(salted, params, options, self._llm)
 
         def capped(most: int) -> Payload:
             params.max_tokens = most
             params.min_tokens = min(params.min_tokens, most)
-            return Payload(salted, params, options)
+            return Payload(salted, params, options, progress)
 
         wants_deltas = sampling_params.output_kind == RequestOutputKind.DELTA
         return self._gate.run(
             Work(
                 id=_job_id(request_id),
-                payload=Payload(salted, params, options),
+                payload=Payload(salted, params, options, progress),
                 wants="deltas" if wants_deltas else "final",
                 merge=_add_delta,
                 prompt_tokens=extract_prompt_len(self._llm.model_config, prompt),
                 output_tokens_max=params.max_tokens or 0,
                 seqs=params.n,
                 cap=capped,
+                progress=progress,
                 as_refusal=GateRefusal,
             )
         )

@@ -26,7 +26,8 @@ from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineStats, Sink, Work
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.vllm import arguments, environment, errors
-from infer_daemon.engines.vllm.client import GatedClient, Payload
+from infer_daemon.engines.vllm.carrying import Payload, VllmProgress, add, keep_states
+from infer_daemon.engines.vllm.client import GatedClient
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.processes import first_exit, workers_of
@@ -121,6 +122,7 @@ class VllmEngine:
             render_inputs_in_turn(handlers)
             write_in_pieces(handlers)
             start_at_the_end_of_the_prompt()
+            keep_states(llm.output_processor)
             await warm_up(llm, tasks, loras.values(), progress)
             progress("timing steps")
             steps = await timed_steps(llm, tasks)
@@ -272,10 +274,22 @@ class VllmEngine:
             # It would be loaded now, and what made that fail before would kill the engine.
             why = f"engine {self.name} does not have the adapter {lora.lora_name}"
             raise ModelNotReady(why, retry_after_s=10)
+        progress = payload.progress
+
+        def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
+            try:
+                _put(sink, output, progress)
+            except Exception as error:
+                log.exception("output_failed", engine=self.name, job=work.id)
+                sink.fail(EngineFault() if not isinstance(error, DaemonError) else error)
+
         try:
-            collector = await llm.add_request(
-                work.id, payload.prompt, payload.params, **payload.options
-            )
+            async for collector in add(llm, work.id, payload):
+                # No await between the return of add_request and this line, but outputs may have
+                # come in while it awaited: they are in the collector's slot.
+                collector.put = put
+                if collector.output is not None:
+                    put(collector.output)
         except EngineDeadError as error:
             raise EngineDied(retry_after_s=10) from error
         except DaemonError:
@@ -283,33 +297,38 @@ class VllmEngine:
         except Exception as error:
             # Told as a refusal: a stream's handler would log a traceback for each bad parameter.
             raise errors.from_exception(error) from error
-
-        def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
-            try:
-                _put(sink, output)
-            except Exception as error:
-                log.exception("output_failed", engine=self.name, job=work.id)
-                sink.fail(EngineFault() if not isinstance(error, DaemonError) else error)
-
-        # No await between the return of add_request and this line, but outputs may have come in
-        # while it awaited: they are in the collector's slot.
-        collector.put = put
-        if collector.output is not None:
-            put(collector.output)
+        if progress is not None and payload.step is not None:
+            for index, reason in payload.step.endings.items():
+                put(progress.ending(index, reason))
 
     async def abort(self, work_id: JobId) -> None:
         """See `contract.Engine.abort`. By the external id, which covers a call that was cancelled
-        inside `add_request`, where nobody knows the internal one."""
-        if self._llm is not None and not self._llm.errored:
-            await self._llm.abort(work_id)
+        inside `add_request`, where nobody knows the internal one. Of a call that goes on elsewhere
+        vLLM has no state any more, but its engine may have the request."""
+        llm = self._llm
+        if llm is not None and not llm.errored:
+            processor = llm.output_processor
+            ids = processor.external_req_ids.get(work_id, ())
+            left = [one for one in ids if one not in processor.request_states]
+            await llm.abort(work_id)
+            if left:
+                await llm.engine_core.abort_requests_async(left)
 
 
-def _put(sink: Sink, output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
+def _put(
+    sink: Sink,
+    output: RequestOutput | PoolingRequestOutput[Any] | Exception,
+    progress: VllmProgress | None,
+) -> None:
     """What vLLM calls, on the event loop, for every output of a request."""
     if isinstance(output, RequestOutput):
         new_tokens = 0
         for completion in output.outputs:
             new_tokens += len(completion.token_ids)
+            if progress is not None and completion.finish_reason is not None:
+                # Of several sequences that go on each is a request of its own.
+                progress.finished.add(completion.index)
+                output.finished = progress.is_finished
         sink.deliver(
             output,
             new_tokens=new_tokens,

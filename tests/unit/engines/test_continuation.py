@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from infer_daemon.domain.errors import CutShort, EngineDied, WaitedTooLong
+from infer_daemon.domain.errors import CutShort, EngineDied, KillsEngines, WaitedTooLong
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
@@ -24,7 +24,7 @@ def words(count: int) -> list[str]:
 
 def of(rig: Rig, one: RequestRecord) -> str:
     """The engine that has the request, which dies."""
-    engine = next(e for e in rig.engines if e.name == one.engine)
+    engine = [engine for engine in rig.engines if engine.name == one.engine][-1]
     engine.kill()
     rig.pool.close(engine.name)
     return engine.name
@@ -81,7 +81,7 @@ async def test_what_a_slow_reader_has_not_fetched_comes_before_what_follows(
 
 
 async def test_it_goes_on_as_often_as_engines_die(rig: Rig, record: Record) -> None:
-    for name in "abc":
+    for name in "abcd":
         await rig.add(name)
     one = record()
     reading = rig.collect(rig.work(20), one)
@@ -91,7 +91,7 @@ async def test_it_goes_on_as_often_as_engines_die(rig: Rig, record: Record) -> N
     lost.add(of(rig, one))
 
     assert await reading == words(20)
-    assert {*lost, one.engine} == {"a", "b", "c"}
+    assert len({*lost, one.engine}) == 3
     assert (one.completion_tokens, one.prompt_tokens) == (20, 2)
     rig.assert_empty()
 
@@ -281,3 +281,149 @@ async def test_what_still_comes_from_an_engine_that_was_given_up_is_not_taken(
 
     assert (await reading)[0].words == ["w1"]
     assert [word async for pieces in outputs for word in pieces[0].words] == words(5)[2:]
+
+
+# The query of death.
+
+
+async def start(rig: Rig, count: int) -> None:
+    for name in "abcd"[:count]:
+        await rig.add(name)
+        rig.pool.statuses[EngineName(name)] = Status(EngineState.READY)
+
+
+async def test_a_request_that_kills_every_engine_is_stopped_and_others_see_nothing(
+    rig: Rig, record: Record
+) -> None:
+    await start(rig, 4)
+    bad = record()
+    bad.id = "bad"
+    killing = rig.collect(rig.work(1000), bad)
+    good = [record() for _ in range(4)]
+    for number, one in enumerate(good):
+        one.id = f"good {number}"
+    reading = [rig.collect(rig.work(200), one) for one in good]
+    alone = []
+    lost = ""
+    for _ in range(3):
+        await asyncio.sleep(0.5)
+        for _ in range(100):
+            await asyncio.sleep(0.1 if bad.engine == lost else 0)
+        alone.append({one.id for one in good if one.engine == bad.engine})
+        lost = of(rig, bad)
+
+    with pytest.raises(KillsEngines, match="died 3 times"):
+        await killing
+    assert [await answer for answer in reading] == [words(200)] * 4
+    assert not alone[2], "after two deaths it is alone"
+    assert await rig.collect(rig.work(), record()) == words(3)
+    rig.assert_empty()
+
+
+async def test_a_suspect_has_an_engine_of_its_own_which_is_open_again_afterwards(
+    rig: Rig, record: Record
+) -> None:
+    await start(rig, 4)
+    bad = record()
+    bad.id = "bad"
+    reading = rig.collect(rig.work(300), bad)
+    for _ in range(2):
+        await asyncio.sleep(0.5)
+        of(rig, bad)
+    await asyncio.sleep(0.1)
+    others = [record() for _ in range(4)]
+    busy = [rig.collect(rig.work(100), one) for one in others]
+    await asyncio.sleep(0.1)
+    assert bad.engine not in {one.engine for one in others}
+
+    assert await reading == words(300)
+    await asyncio.gather(*busy)
+    rig.assert_empty()
+    last = [record() for _ in range(4)]
+    await asyncio.gather(*(rig.collect(rig.work(), one) for one in last))
+    assert bad.engine in {one.engine for one in last}
+
+
+async def test_a_suspect_waits_for_a_second_engine(rig: Rig, record: Record) -> None:
+    await start(rig, 3)
+    bad = record()
+    bad.id = "bad"
+    reading = rig.collect(rig.work(300), bad)
+    for _ in range(2):
+        await asyncio.sleep(0.5)
+        of(rig, bad)
+    await asyncio.sleep(10)
+    assert bad.completion_tokens < 150, "it waits"
+    assert await rig.collect(rig.work(), record()) == words(3)
+    await rig.add("e")
+
+    assert await reading == words(300)
+    rig.assert_empty()
+
+
+async def test_a_suspect_is_taken_back_from_the_last_engine(rig: Rig, record: Record) -> None:
+    await start(rig, 4)
+    bad = record()
+    bad.id = "bad"
+    reading = rig.collect(rig.work(1000), bad)
+    for _ in range(2):
+        await asyncio.sleep(0.5)
+        of(rig, bad)
+    await asyncio.sleep(0.5)
+    (other,) = [
+        engine
+        for engine in rig.engines
+        if engine.name != bad.engine and engine.name in rig.pool.facts
+    ]
+    other.kill()
+    rig.pool.close(other.name)
+    await asyncio.sleep(0.1)
+    made = bad.completion_tokens
+    await asyncio.sleep(10)
+    assert bad.completion_tokens == made, "it waits"
+    assert await rig.collect(rig.work(), record()) == words(3)
+    await rig.add("e")
+
+    assert await reading == words(1000)
+    rig.assert_empty()
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled", "cut short", "too late"])
+async def test_a_suspect_that_waits_can_be_ended(rig: Rig, record: Record, how: str) -> None:
+    await start(rig, 3)
+    bad = record()
+    bad.id = "bad"
+    reading = rig.collect(rig.work(300), bad)
+    for _ in range(2):
+        await asyncio.sleep(0.5)
+        of(rig, bad)
+    await asyncio.sleep(1)
+    match how:
+        case "closed":
+            await bad.close_calls()
+        case "cancelled":
+            reading.cancel()
+        case "cut short":
+            rig.pool.gate.end_all(CutShort())
+    await asyncio.wait([reading], timeout=5 if how != "too late" else 100)
+
+    assert reading.done()
+    if how == "too late":
+        assert isinstance(reading.exception(), WaitedTooLong)
+    assert bad.calls_open == 0
+    rig.assert_empty()
+
+
+async def test_the_only_engine_of_a_pool_dies_twice_at_most(rig: Rig, record: Record) -> None:
+    await start(rig, 1)
+    bad = record()
+    bad.id = "bad"
+    reading = rig.collect(rig.work(300), bad)
+    for _ in range(2):
+        await asyncio.sleep(0.5)
+        of(rig, bad)
+        await restart(rig, "a", 1)
+
+    with pytest.raises(KillsEngines, match="died 2 times"):
+        await reading
+    rig.assert_empty()
