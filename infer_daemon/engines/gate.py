@@ -184,11 +184,13 @@ class Gate:
             record.engine = name
             record.note(f"granted {name}")
             self._admit.granted(record)
-            record.prompt_tokens += work.prompt_tokens
+            # Once, however many engines come to read it: what they read again is waste.
+            prompt_tokens = 0 if job.is_resumed else work.prompt_tokens
+            record.prompt_tokens += prompt_tokens
             try:
                 return await self._submit(name, work, mailbox)
             except EngineDied:
-                record.prompt_tokens -= work.prompt_tokens
+                record.prompt_tokens -= prompt_tokens
                 # What failed in it made the room that we were given: close it before its supervisor
                 # gets to, and wait for another engine. Nothing of this call has begun.
                 self._turns.resize(name, None)

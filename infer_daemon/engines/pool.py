@@ -11,7 +11,6 @@ from infer_daemon.engines.supervisor import Status
 from infer_daemon.settings.schema import WindowSection
 
 NO_LIMIT = 1 << 60
-_FINAL = (EngineState.FAILED, EngineState.STOPPED, EngineState.DEAD)
 
 
 class Pool:
@@ -69,10 +68,10 @@ class Pool:
             self.gate.windows_changed()
 
     def look_ahead(self) -> None:
-        """Whoever waits goes on waiting as long as some engine may still become ready. To be called
-        whenever the state of an engine has changed."""
-        states = [status.state for status in self.statuses.values()]
-        self._turns.expect(any(state not in _FINAL for state in states))
+        """Whoever waits goes on waiting as long as some engine may still become ready: one that is
+        dead is started again, one that is drained may be given work again. To be called whenever
+        the state of an engine has changed."""
+        self._turns.expect(any(not status.state.is_final for status in self.statuses.values()))
 
     def change(self, windows: Mapping[EngineName, WindowSection]) -> None:
         """Other windows from now on, for engines that are ready too."""
