@@ -14,6 +14,7 @@ from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.engines.supervisor import Status
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
@@ -63,6 +64,8 @@ class Inside:
             for deployments in catalog.pools.values()
             for engine in settings.models[deployments[0].model].engines
         }
+        for engine, pool in self._pool_of.items():
+            self.pools[pool].statuses[EngineName(engine)] = Status()
         self.path = RequestPath(
             tenants=Registry(settings.tenants),
             catalog=catalog,
@@ -94,14 +97,22 @@ class Inside:
             await self.engines[name].stop()
         engine = SimEngine(EngineName(name), section.sim, pool.gate, seqs_max=section.max_num_seqs)
         self.engines[name] = engine
-        pool.open(engine, await engine.start(lambda _: None))
-        self.stopwatch.change(engine.name, EngineState.READY)
+        facts = await engine.start(lambda _: None)
+        self._change(engine.name, EngineState.READY)
+        pool.open(engine, facts)
 
     def kill(self, name: str) -> None:
         """As the supervisor does it when an engine dies."""
         self.engines[name].kill()
         self.pools[self._pool_of[name]].close(EngineName(name))
-        self.stopwatch.change(EngineName(name), EngineState.DEAD)
+        self._change(EngineName(name), EngineState.DEAD)
+
+    def _change(self, engine: EngineName, state: EngineState) -> None:
+        """As the daemon is told it."""
+        pool = self.pools[self._pool_of[engine]]
+        pool.statuses[engine].state = state
+        pool.look_ahead()
+        self.stopwatch.change(engine, state)
 
     async def ask(
         self,

@@ -9,6 +9,7 @@
     │   ├── OutputTooLong           400 max_tokens_exceeded
     │   ├── InvalidKey              401 invalid_api_key
     │   ├── ModelNotFound           404 model_not_found
+    │   ├── EngineNotFound          404 engine_not_found
     │   ├── NoSuchPath              404 not_found
     │   ├── RequestNotFound         404 request_not_found
     │   ├── MethodNotAllowed        405 method_not_allowed

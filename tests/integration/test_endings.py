@@ -12,6 +12,8 @@ from tests.integration.conftest import Serve
 from tests.integration.running import AUTH, ENDLESS, SIM, Running, until
 
 COMPLETIONS = "/v1/completions"
+DYING = SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1)
+GIVEN_UP = SIM.replace("sim.step_ms = 1", "sim.step_ms = 1\nrestart.deaths_max = 0", 1)
 
 
 def outcomes(log_lines: list[EventDict]) -> list[str]:
@@ -90,33 +92,59 @@ async def test_who_waits_gets_the_place_of_a_client_that_left(running: Running) 
     assert (await waiting).choices[0].text == "one two"
 
 
-async def test_an_engine_that_dies_ends_a_stream_with_an_error_event(
+async def test_a_stream_under_which_the_only_engine_dies_twice_ends_with_an_error_event(
     serve: Serve, log_lines: list[EventDict]
 ) -> None:
-    running = await serve(SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1))
+    running = await serve(DYING)
     async with running.streaming() as events:
         *_, last = await events.rest()
 
-    assert json.loads(last)["error"]["code"] == "engine_died"
+    assert json.loads(last)["error"]["code"] == "request_kills_engines"
     (line,) = [line for line in log_lines if line["event"] == "request"]
-    assert (line["outcome"], line["code"]) == ("engine_error", "engine_died")
-    assert line["completion_tokens"] == 5
+    assert (line["outcome"], line["code"]) == ("engine_error", "request_kills_engines")
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (1, 10)
 
 
 async def test_openais_client_raises_the_error_event_of_a_stream(serve: Serve) -> None:
-    running = await serve(SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1))
-    stream = await running.openai.completions.create(
-        model="echo", prompt="one two three four five six", stream=True
-    )
+    running = await serve(DYING)
+    prompt = " ".join(f"w{number}" for number in range(20))
+    stream = await running.openai.completions.create(model="echo", prompt=prompt, stream=True)
 
     with pytest.raises(openai.APIError, match="died"):
         async for _ in stream:
             pass
 
 
-async def test_an_engine_that_dies_fails_whole_answers_and_those_who_wait(
+async def test_openais_client_sees_nothing_of_a_death_that_a_stream_outlives(serve: Serve) -> None:
+    running = await serve(DYING)
+    stream = await running.openai.completions.create(
+        model="echo", prompt="one two three four five six", stream=True
+    )
+    words = [word async for chunk in stream for word in chunk.choices[0].text.split()]
+
+    assert words == ["one", "two", "three", "four", "five", "six"]
+    assert running.engine("a").steps == 1
+
+
+async def test_whole_answers_and_those_who_wait_outlive_a_death(
     running: Running, log_lines: list[EventDict]
 ) -> None:
+    asked = {**ENDLESS, "max_tokens": 300}
+    requests = [asyncio.create_task(running.post(COMPLETIONS, {**asked, "n": n})) for n in (4, 1)]
+    await until(lambda: running.queue.waiting == 1)
+    running.engine("a").kill()
+    responses = await asyncio.gather(*requests)
+
+    assert [response.status_code for response in responses] == [200, 200]
+    tokens = [response.json()["usage"]["completion_tokens"] for response in responses]
+    assert tokens == [1200, 300]
+    assert outcomes(log_lines) == ["ok", "ok"]
+
+
+async def test_an_engine_that_is_given_up_fails_whole_answers_and_those_who_wait(
+    serve: Serve, log_lines: list[EventDict]
+) -> None:
+    running = await serve(GIVEN_UP)
     requests = [asyncio.create_task(running.post(COMPLETIONS, {**ENDLESS, "n": n})) for n in (4, 1)]
     await until(lambda: running.queue.waiting == 1)
     running.engine("a").kill()
@@ -127,11 +155,14 @@ async def test_an_engine_that_dies_fails_whole_answers_and_those_who_wait(
     assert "engine_error" in outcomes(log_lines)
 
 
-async def test_after_a_death_the_model_is_refused_and_the_others_answer(running: Running) -> None:
+async def test_a_model_whose_engine_was_given_up_is_refused_and_the_others_answer(
+    serve: Serve,
+) -> None:
+    running = await serve(GIVEN_UP)
     running.engine("a").kill("out of memory")
-    await until(lambda: not running.daemon.pools["echo"].facts)
+    await until(lambda: running.daemon.pools["echo"].is_lost)
 
-    with pytest.raises(openai.InternalServerError, match="engine a is dead: out of memory"):
+    with pytest.raises(openai.InternalServerError, match="engine a is failed: out of memory"):
         await running.openai.completions.create(model="echo", prompt="a")
     refused = await running.post(COMPLETIONS, ENDLESS)
     assert refused.headers["x-should-retry"] == "false"

@@ -1,6 +1,7 @@
 """Engines that die or are drained, as clients and operators of a whole daemon see it."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -167,15 +168,32 @@ async def test_an_engine_that_there_is_not_cannot_be_drained(
     assert "There is no engine 'some/engine' (there is: a, b)" in capsys.readouterr().err
 
 
-async def test_a_hung_engine_is_told_to_its_clients_within_a_second_of_its_time(
+HANGING = SIM.replace(
+    "sim.step_ms = 1", "sim.hang_after_tokens = 3\nstall_timeout_s = 0.5\nrestart.delay_s = 0.1", 1
+)
+
+
+async def test_a_stream_whose_engine_hangs_goes_on_as_soon_as_it_was_started_again(
     serve: Serve,
 ) -> None:
-    hung = SIM.replace("sim.step_ms = 1", "sim.hang_after_tokens = 3", 1)
-    running = await serve(hung.replace("[engines.b]", "stall_timeout_s = 0.5\n[engines.b]"))
+    running = await serve(HANGING)
+    begun_s = asyncio.get_running_loop().time()
+    async with running.streaming(prompt="a b c d e", max_tokens=5) as events:
+        rest = await events.rest()
+
+    texts = [json.loads(event)["choices"][0]["text"] for event in rest[:-1]]
+    assert "".join(texts).split() == ["a", "b", "c", "d", "e"]
+    assert asyncio.get_running_loop().time() - begun_s < 2
+    assert engine(running, "a")["restarts"] == 1
+    assert engine(running, "a")["last_end"].startswith("no step for ")
+
+
+async def test_a_request_that_hangs_the_only_engine_twice_is_stopped(serve: Serve) -> None:
+    running = await serve(HANGING)
     begun_s = asyncio.get_running_loop().time()
     lost = await running.post("/v1/completions", ENDLESS)
 
-    assert (lost.status_code, error_of(lost)["code"]) == (503, "engine_died")
-    assert asyncio.get_running_loop().time() - begun_s < 1.5
-    await until(lambda: engine(running, "a")["restarts"] == 1)
-    assert engine(running, "a")["last_end"].startswith("no step for ")
+    assert (lost.status_code, error_of(lost)["code"]) == (500, "request_kills_engines")
+    assert lost.headers["x-should-retry"] == "false"
+    assert asyncio.get_running_loop().time() - begun_s < 3
+    await until(lambda: engine(running, "a")["restarts"] == 2)
