@@ -101,11 +101,12 @@ class Inside:
         self._change(engine.name, EngineState.READY)
         pool.open(engine, facts)
 
-    def kill(self, name: str) -> None:
-        """As the supervisor does it when an engine dies."""
+    def kill(self, name: str, state: EngineState = EngineState.DEAD) -> None:
+        """As the supervisor does it when an engine dies. `state`: what it is then; only a dead one
+        is expected back."""
         self.engines[name].kill()
         self.pools[self._pool_of[name]].close(EngineName(name))
-        self._change(EngineName(name), EngineState.DEAD)
+        self._change(EngineName(name), state)
 
     def _change(self, engine: EngineName, state: EngineState) -> None:
         """As the daemon is told it."""

@@ -117,6 +117,8 @@ class Mailbox:
         record.cached_tokens -= self._cached_tokens
         if self._is_first_of_record:
             record.first_token_s = None
+        if not record.completion_tokens:
+            record.last_token_s = None
         self._unread, self._tokens, self._cached_tokens = None, 0, 0
         self._has_output = self._is_first_of_record = self._begins_again = False
         self._last_tokens_s = None

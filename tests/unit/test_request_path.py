@@ -16,6 +16,7 @@ from infer_daemon.domain.errors import (
     ShuttingDown,
 )
 from infer_daemon.domain.outcomes import Outcome
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.sim.frontend import SimFrontend
 from infer_daemon.request_path import Ask, Body, SettledStream
@@ -246,12 +247,33 @@ async def test_our_own_fault_is_told_without_its_reason_and_logged_with_it(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_that_dies_is_the_requests_ending(
+async def test_a_request_outlives_its_engine(
+    inside: Inside, log_lines: list[EventDict], stream: bool
+) -> None:
+    asked = {**ENDLESS, "max_tokens": 20}
+    task = asyncio.create_task(inside.ask(stream=stream, **asked))
+    await asyncio.sleep(0.055)
+    inside.kill("a")
+    await asyncio.sleep(5)
+    assert inside.path.in_flight == 1
+    await inside.start("a")
+    content = (await task).content
+    if isinstance(content, SettledStream):
+        async with aclosing(content):
+            chunks = [chunk async for chunk in content]
+        assert b"[DONE]" in chunks[-1]
+
+    (line,) = [line for line in log_lines if line["event"] == "request"]
+    assert (line["outcome"], line["prompt_tokens"], line["completion_tokens"]) == ("ok", 1, 20)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_dies_and_is_given_up_is_the_requests_ending(
     inside: Inside, log_lines: list[EventDict], stream: bool
 ) -> None:
     task = asyncio.create_task(inside.ask(stream=stream, **ENDLESS))
     await asyncio.sleep(0.055)
-    inside.kill("a")
+    inside.kill("a", EngineState.FAILED)
     if stream:
         content = (await task).content
         assert isinstance(content, SettledStream)
