@@ -201,8 +201,11 @@ class Admission:
         have run, as its client sent it, costs none of the minute's requests."""
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
-            if record.granted_s is not None and record.first_token_s is not None:
-                begin_s = record.first_token_s - record.granted_s
+            granted_s, begun_s = record.granted_s, record.first_token_s
+            # One whose engine died may have waited for another before it began.
+            was_delayed = record.waste_continuation_tokens > 0
+            if granted_s is not None and begun_s is not None and not was_delayed:
+                begin_s = begun_s - granted_s
                 self._begin_s[ticket.pool] += LEARN * (begin_s - self._begin_s[ticket.pool])
             ticket.give_back(
                 record.clock(),

@@ -225,6 +225,10 @@ class Gate:
         slot = mailbox.enter(name)
         try:
             await engine.submit(work, slot)
+        except EngineDied:
+            await engine.abort(work.id)
+            if not mailbox.is_lost:  # else its reader is told, and has it go on
+                raise
         except BaseException:
             await engine.abort(work.id)
             raise

@@ -83,6 +83,11 @@ class Mailbox:
         """Whether the engine is done with this call."""
         return self._finished
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its engine has died under it, and it was not given to another yet."""
+        return self._lost is not None
+
     def enter(self, engine: EngineName) -> Slot:
         """The call is given to an engine now, unless it is over already."""
         if self._begins_again:

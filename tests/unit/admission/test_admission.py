@@ -397,6 +397,25 @@ def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(
         desk.come(uploaded_in_s=18.5)
 
 
+@pytest.mark.parametrize(("waste", "is_let_in"), [(0, False), (7, True)])
+def test_what_an_engines_death_has_delayed_is_not_expected_of_others(
+    settings_of: MakeSettings, waste: int, is_let_in: bool
+) -> None:
+    desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
+    for _ in range(20):
+        record = desk.come()
+        record.granted_s, record.first_token_s = desk.now_s, desk.now_s + 60
+        record.waste_continuation_tokens = waste
+        desk.settle(record)
+
+    desk.wait_s = 1.0
+    if is_let_in:
+        desk.come()
+    else:
+        with pytest.raises(WouldWaitTooLong):
+            desk.come()
+
+
 SPENT = "[tenants.acme.budget.hard]\nmonth_tokens = 10\n"
 
 

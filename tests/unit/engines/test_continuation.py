@@ -9,8 +9,11 @@ from infer_daemon.domain.errors import CutShort, EngineDied, KillsEngines, Waite
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
+from infer_daemon.engines.contract import Sink, Work
+from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.engines.sim.tokens import Piece
 from infer_daemon.engines.supervisor import Status
+from infer_daemon.settings.schema import SimSection
 from tests.unit.engines.conftest import WAIT_TIMEOUT_S, Rig, clock
 
 pytestmark = pytest.mark.looptime
@@ -262,6 +265,32 @@ async def test_a_call_that_waits_for_another_engine_can_be_ended(
     assert reading.done()
     assert one.calls_open == 0
     assert isinstance(one.refusal, CutShort) == (how == "cut short")
+    rig.assert_empty()
+
+
+class DiesAmid(SimEngine):
+    """Dies while it takes a call, with a part of it taken."""
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """See `contract.Engine.submit`."""
+        await super().submit(work, sink)
+        self.kill()
+        raise EngineDied(retry_after_s=10)
+
+
+async def test_an_engine_that_dies_while_it_takes_a_call_has_lost_it_once(
+    rig: Rig, record: Record
+) -> None:
+    dying = DiesAmid(EngineName("a"), SimSection(), rig.pool.gate, seqs_max=2)
+    rig.pool.open(dying, await dying.start(lambda _: None))
+    await rig.add("b", seqs_max=1)
+    one = record()
+
+    assert await rig.collect(rig.work(), one) == words(3)
+    assert one.engine == "b"
+    assert "b" in rig.pool.facts
+    assert [event for _, event in one.story if "lost" in event] == ["lost a"]
+    assert (one.prompt_tokens, one.completion_tokens, rig.meter.total) == (2, 3, 3)
     rig.assert_empty()
 
 
