@@ -120,6 +120,16 @@ async def test_an_engine_that_cannot_load_fails_alone_and_says_why(unreadable_mo
         assert family.engines(before) == set()
 
 
+async def test_an_engine_that_lacks_memory_says_how_much_in_the_words_of_its_processes() -> None:
+    text = real("builtin:demo-small").replace("67_108_864", "4_000_000_000_000")
+    async for running in serve(text.replace("deaths_max = 0", "starts_max = 1"), engines=1):
+        reason = str(running.engine("small")["reason"])
+
+        assert running.engine("small")["state"] == "failed"
+        assert "memory" in reason.partition(" (a start needs about 4001")[0]
+        assert "GB were free); given up: could not be started once" in reason
+
+
 async def test_a_model_that_is_not_there_fails_alone(tmp_path: Path) -> None:
     async for running in serve(real("builtin:nobody") + SIM, engines=2):
         assert running.engine("small")["state"] == "failed"

@@ -27,6 +27,7 @@ from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineS
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.vllm import arguments, environment, errors
 from infer_daemon.engines.vllm.carrying import Payload, VllmProgress, add, keep_states
+from infer_daemon.engines.vllm.causes import CAUSE_ENV, last_line, take_cause
 from infer_daemon.engines.vllm.client import GatedClient
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.frontend import VllmFrontend
@@ -77,6 +78,7 @@ class VllmEngine:
         self._end: asyncio.Task[None] | None = None
         self.stats = EngineStats()
         self.steps = 0
+        self._cause_file = environment.new_file("cause")
         #: EngineCore processes, from the moment they are started.
         self._processes: list[Any] = []
         #: Workers, once the engine is ready; by then only they know that they were its own.
@@ -132,7 +134,10 @@ class VllmEngine:
         except arguments.ArgumentProblem as error:
             raise EngineStartError(str(error), is_final=True) from error
         except Exception as error:
-            raise EngineStartError(f"{type(error).__name__}: {_last_line(error)}") from error
+            # What its processes complained of later did not keep them from starting.
+            cause = take_cause(self._cause_file) if self._llm is None else ""
+            why = cause or f"{type(error).__name__}: {last_line(error)}"
+            raise EngineStartError(why) from error
         return EngineFacts(
             max_model_len=llm.model_config.max_model_len,
             seqs_max=llm.vllm_config.scheduler_config.max_num_seqs,
@@ -158,7 +163,8 @@ class VllmEngine:
     def _build(self, args: Any) -> AsyncLLM:
         """Runs in the engine's own thread and blocks it until the engine answers."""
         engine_args = AsyncEngineArgs.from_cli_args(args)
-        with environment.children_of(self._spec.name, self._spec.child_env, self._on_processes):
+        env = {**self._spec.child_env, CAUSE_ENV: str(self._cause_file)}
+        with environment.children_of(self._spec.name, env, self._on_processes):
             # Kept here and not where it is awaited: a cancelled start must find it to stop it.
             self._llm = AsyncLLM.from_engine_args(
                 engine_args,
@@ -212,7 +218,7 @@ class VllmEngine:
             except EngineDeadError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, only this adapter fails
-                errors[name] = f"the adapter {folder} cannot be loaded: {_last_line(error)}"
+                errors[name] = f"the adapter {folder} cannot be loaded: {last_line(error)}"
             else:
                 loaded[name] = request
         return loaded, errors
@@ -354,9 +360,3 @@ def _kv_tokens(llm: AsyncLLM, tasks: Iterable[str]) -> int | None:
     if "generate" not in tasks or not cache.num_gpu_blocks:
         return None
     return int(cache.num_gpu_blocks) * int(cache.block_size)
-
-
-def _last_line(error: BaseException) -> str:
-    """The sentence of an error that may quote a whole traceback."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

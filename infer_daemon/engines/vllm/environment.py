@@ -7,6 +7,7 @@ is only put in place around the start of their processes (`children_of`).
 
 import json
 import os
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,11 @@ def prepare(
     os.environ["VLLM_LOGGING_LEVEL"] = log_level.upper()
     if (envs := sys.modules.get("vllm.envs")) is not None:
         envs.disable_envs_cache()  # what the earlier one has kept
+
+
+def new_file(kind: str) -> Path:
+    """A name that nobody else has, in the private folder of this run. Call after `prepare`."""
+    return Path(os.environ["VLLM_RPC_BASE_PATH"]) / f"{kind}-{secrets.token_hex(8)}"
 
 
 def keep() -> None:

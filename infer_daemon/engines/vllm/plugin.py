@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 
+from infer_daemon.engines.vllm.causes import write_causes
+
 PR_SET_PDEATHSIG = 1
 NAP_ENV = "INFER_DAEMON_SPIN_NAP_S"
 """Seconds to sleep instead of each yield. Set by the daemon in its engines' environment."""
@@ -39,6 +41,7 @@ def install() -> None:
     if ENGINE_ENV not in os.environ or multiprocessing.parent_process() is None:
         return
     die_with_the_parent()
+    write_causes()
     gc.enable()  # `cli` switched it off while this process imported vLLM
     leave_the_terminals_group()
     threading.stack_size(STACK_BYTES)
