@@ -4,8 +4,10 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -17,6 +19,8 @@ from infer_daemon.settings.state_folder import StateFolder
 ROOT = Path(__file__).parents[2]
 KEY = "sk-demo-acme"
 START_TIMEOUT_S = 400
+CHAT = "/v1/chat/completions"
+ASK = [{"role": "user", "content": "What does a 429 mean, and what is to be done about it?"}]
 
 
 @dataclass
@@ -59,3 +63,21 @@ async def serve(text: str, engines: int) -> AsyncIterator[Running]:
         daemon.stop()
         await task
     shutil.rmtree(state_dir)
+
+
+async def left(http: httpx.AsyncClient, after_events: int, **fields: Any) -> str:
+    """A stream that its client leaves after so many events. Returns its id.
+
+    Its lines are closed here and not by the garbage collector, which would end them in whatever
+    thread it happens to run. (So does a stream of the `openai` package that is left midway.)
+    """
+    body = {"model": "demo", "messages": ASK, "stream": True, "ignore_eos": True}
+    async with (
+        http.stream("POST", CHAT, json={**body, "max_tokens": 500, **fields}) as answer,
+        aclosing(answer.aiter_lines()) as lines,  # type: ignore[type-var]
+    ):
+        assert answer.status_code == 200
+        for _ in range(after_events):
+            while not await anext(lines):
+                pass
+    return str(answer.headers["x-request-id"])

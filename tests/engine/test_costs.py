@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from harness import Running
+from harness import Running, left
 
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.steps import Step
@@ -83,16 +83,10 @@ async def test_a_cpu_that_nobody_asks_is_idle(
     assert shares[Line.IDLE] >= 0.98
 
 
-async def test_what_is_left_unread_is_waste(
-    vllm_daemon: Running, client: openai.AsyncOpenAI
-) -> None:
+async def test_what_is_left_unread_is_waste(vllm_daemon: Running) -> None:
     before = lines(vllm_daemon)
-    stream = await client.chat.completions.create(
-        model="demo", messages=ASK, max_tokens=500, stream=True, extra_body={"ignore_eos": True}
-    )
-    async for _ in stream:
-        break
-    await stream.close()
+    async with vllm_daemon.http() as http:
+        await left(http, after_events=1)
     while vllm_daemon.daemon.path.in_flight:
         await asyncio.sleep(0.01)
     after = lines(vllm_daemon)

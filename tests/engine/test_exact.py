@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import Running
+from harness import ASK, CHAT, Running, left
 from prometheus_client.parser import text_string_to_metric_families
 from vllm.entrypoints.generate.base.protocol import RequestResponseMetadata
 from vllm.entrypoints.openai.responses.protocol import (
@@ -26,13 +26,7 @@ from infer_daemon.engines.vllm.usage import note_reasoning
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
-CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-)
-ASK = [{"role": "user", "content": "What does a 429 mean, and what is to be done about it?"}]
+COMPLETIONS, RESPONSES, MESSAGES = "/v1/completions", "/v1/responses", "/v1/messages"
 LONG = [{"role": "user", "content": "What does a 429 mean? " * 30}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
@@ -252,17 +246,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
-
-
-async def left(http: httpx.AsyncClient, after_events: int, **fields: Any) -> str:
-    """A stream that its client leaves after so many events. Returns its id."""
-    body = {**DEMO, "messages": ASK, "stream": True, "ignore_eos": True, "max_tokens": 500}
-    async with http.stream("POST", CHAT, json={**body, **fields}) as answer:
-        assert answer.status_code == 200
-        events = (line async for line in answer.aiter_lines() if line)
-        for _ in range(after_events):
-            await anext(events)
-    return str(answer.headers["x-request-id"])
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -124,17 +124,20 @@ class Running:
     async def streaming(self, **fields: Any) -> AsyncGenerator["Events", None]:
         """A completion that streams; leaving the block before its end disconnects."""
         body = {**ENDLESS, **fields, "stream": True}
-        async with self.http.stream("POST", "/v1/completions", json=body) as response:
+        async with (
+            self.http.stream("POST", "/v1/completions", json=body) as response,
+            aclosing(response.aiter_lines()) as lines,  # left to the garbage, a thread ends them
+        ):
             assert response.status_code == 200
-            yield Events(response)
+            yield Events(response.headers, lines)
 
 
 class Events:
     """The server-sent events of a response."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self.headers = response.headers
-        self._lines = response.aiter_lines()
+    def __init__(self, headers: httpx2.Headers, lines: AsyncIterator[str]) -> None:
+        self.headers = headers
+        self._lines = lines
 
     async def next(self) -> str:
         """The data of the next event."""
