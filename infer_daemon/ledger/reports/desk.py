@@ -2,6 +2,7 @@
 with a deadline. What goes wrong comes out as what a client is told."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -81,11 +82,10 @@ class Desk:
         return round(self._clock() * 1e6)
 
     async def _read(self, work: Callable[[Reader], T], timeout_s: float) -> T:
-        opened: list[Reader] = []
+        is_over = threading.Event()  # nobody waits for it any more
 
         def read() -> T:
-            with closing(Reader(self._path)) as reader:
-                opened.append(reader)
+            with closing(Reader(self._path, is_over.is_set)) as reader:
                 return work(reader)
 
         try:
@@ -101,5 +101,4 @@ class Desk:
                 " with `infer-daemon ledger`"
             ) from error
         finally:
-            for reader in opened:  # if nobody waits for it any more
-                reader.interrupt()
+            is_over.set()

@@ -1,8 +1,8 @@
 """The ledger's file, opened to be read: beside a daemon that writes it, or without one."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,8 @@ from infer_daemon.ledger.sql.schema import VERSION
 
 BUSY_S = 5.0
 """How long another program's lock is waited for. The daemon's own never holds up a reader."""
+STEPS = 10_000
+"""Of SQLite's machine, before it asks whether it should go on: less than a millisecond."""
 
 Row = dict[str, Any]
 
@@ -20,8 +22,12 @@ Row = dict[str, Any]
 class Reader:
     """A connection that cannot write. Used by one thread at a time; you *must* `close` it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_over: Callable[[], bool] | None = None) -> None:
         """
+        Args:
+            is_over: asked every now and then; once it is true, whatever is being read, or is to be
+                read, ends with a LedgerProblem.
+
         Raises:
             LedgerProblem: there is none, it cannot be read, or another version wrote it.
         """
@@ -38,6 +44,8 @@ class Reader:
                 isolation_level=None,
                 check_same_thread=False,
             )
+        if is_over is not None:
+            self._connection.set_progress_handler(is_over, STEPS)
         try:
             self._check_version()
         except BaseException:
@@ -86,12 +94,6 @@ class Reader:
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-
-    def interrupt(self) -> None:
-        """End what another thread is reading, with a LedgerProblem. If it has closed this, nothing
-        happens."""
-        with suppress(sqlite3.ProgrammingError):
-            self._connection.interrupt()
 
     def close(self) -> None:
         """Idempotent."""
