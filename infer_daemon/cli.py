@@ -6,6 +6,7 @@ Kept light: the engines' processes import the program's main module again.
 
 import argparse
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -53,6 +54,11 @@ def main(argv: list[str] | None = None) -> int:
         return FAILED  # another daemon may end: a service manager is to try again
     except BrokenPipeError:
         return OK
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"cannot write: {error.strerror}", file=sys.stderr)
+        return FAILED
     return code
 
 

@@ -1,5 +1,8 @@
 """Commands that need no running daemon; the others are in `integration/test_cli.py`."""
 
+import errno
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,19 @@ def test_without_a_daemon_the_socket_that_was_tried_is_named(
 ) -> None:
     assert main([command, "--state-dir", str(folder.root)]) == 1
     assert f"no daemon answers at {folder.admin_socket}" in capsys.readouterr().err
+
+
+class Full(io.StringIO):
+    """A file on a disk with no room."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_one_line_and_exit_1(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+
+    assert main(["version"]) == 1
+    assert capsys.readouterr().err == "cannot write: No space left on device\n"
