@@ -17,7 +17,7 @@ from infer_daemon.ledger.reports.reader import Reader
 from infer_daemon.ledger.reports.spans import BadQuestion
 
 TIMEOUT_S = 9.0
-"""Of an operator's question, who waits 10 s for an answer."""
+"""Of an operator's question, who waits 10 s for an answer; the wait for others' is in it."""
 OWN_TIMEOUT_S = 3.0
 WAITING_MAX = 32
 """Tenants that may wait for their turn."""
@@ -45,15 +45,17 @@ class Desk:
             ClientError: the question makes no sense.
             LedgerUnavailable: it cannot be answered, or not in time; says why.
         """
-        async with self._operators:
-            return await self._read(
-                lambda reader: answer(reader, question, words, self._now_us()), TIMEOUT_S
-            )
+        return await self._read(
+            lambda reader: answer(reader, question, words, self._now_us()),
+            self._operators,
+            TIMEOUT_S,
+        )
 
     async def request(self, request_id: str) -> Answer | None:
         """A request's row, for an operator; None if there is none. Raises as `answer` does."""
-        async with self._operators:
-            return await self._read(lambda reader: requests.request(reader, request_id), TIMEOUT_S)
+        return await self._read(
+            lambda reader: requests.request(reader, request_id), self._operators, TIMEOUT_S
+        )
 
     async def own_usage(self, tenant: str, words: Words) -> Answer:
         """What a tenant has used, for itself.
@@ -69,10 +71,11 @@ class Desk:
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S)
         self._asking.add(tenant)
         try:
-            async with self._tenants:
-                return await self._read(
-                    lambda reader: own_usage(reader, tenant, words, self._now_us()), OWN_TIMEOUT_S
-                )
+            return await self._read(
+                lambda reader: own_usage(reader, tenant, words, self._now_us()),
+                self._tenants,
+                OWN_TIMEOUT_S,
+            )
         except LedgerUnavailable as error:
             raise LedgerUnavailable(retry_after_s=RETRY_AFTER_S) from error
         finally:
@@ -81,7 +84,8 @@ class Desk:
     def _now_us(self) -> int:
         return round(self._clock() * 1e6)
 
-    async def _read(self, work: Callable[[Reader], T], timeout_s: float) -> T:
+    async def _read(self, work: Callable[[Reader], T], turn: asyncio.Lock, timeout_s: float) -> T:
+        has_begun = False
         is_over = threading.Event()  # nobody waits for it any more
 
         def read() -> T:
@@ -89,13 +93,19 @@ class Desk:
                 return work(reader)
 
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s), turn:
+                has_begun = True
                 return await asyncio.to_thread(read)
         except BadQuestion as error:
             raise ClientError(str(error)) from error
         except LedgerProblem as error:
             raise LedgerUnavailable(str(error)) from error
         except TimeoutError as error:
+            if not has_begun:
+                raise LedgerUnavailable(
+                    f"others' questions have been in the way for {timeout_s:g} s: ask again later",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from error
             raise LedgerUnavailable(
                 f"the answer takes longer than {timeout_s:g} s: ask for less, or beside the daemon"
                 " with `infer-daemon ledger`"

@@ -13,8 +13,9 @@ from infer_daemon.ledger.sql.schema import VERSION
 
 BUSY_S = 5.0
 """How long another program's lock is waited for. The daemon's own never holds up a reader."""
-STEPS = 10_000
-"""Of SQLite's machine, before it asks whether it should go on: less than a millisecond."""
+STEPS = 100_000
+"""Of SQLite's machine, before it asks whether it should go on: a few milliseconds. Each time it
+must get the interpreter's lock, which a busy event loop holds for as long."""
 
 Row = dict[str, Any]
 

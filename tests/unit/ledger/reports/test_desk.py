@@ -31,7 +31,23 @@ async def test_a_question_that_takes_too_long_ends_in_its_thread_too(
             has_ended.set()
 
     with pytest.raises(LedgerUnavailable, match="takes longer than"):
-        await Desk(path)._read(work, 0.05)
+        await Desk(path)._read(work, asyncio.Lock(), 0.05)
     may_begin.set()
 
     assert await asyncio.to_thread(has_ended.wait, WAIT_S)
+
+
+async def test_who_waits_for_others_too_long_is_told_so(
+    database: WriterDatabase, path: Path
+) -> None:
+    desk, turn, may_end = Desk(path), asyncio.Lock(), threading.Event()
+    first = asyncio.create_task(desk._read(lambda _: may_end.wait(WAIT_S), turn, WAIT_S))
+    await asyncio.sleep(0)  # it has the turn
+
+    with pytest.raises(LedgerUnavailable, match="others' questions") as refused:
+        await desk._read(lambda _: True, turn, 0.05)
+    may_end.set()
+
+    assert refused.value.retry_after_s is not None
+    assert await first
+    assert await desk._read(lambda _: True, turn, WAIT_S)
