@@ -52,6 +52,8 @@ log = structlog.get_logger()
 ENDING = (signal.SIGTERM, signal.SIGINT)
 LAG_PROBE_S = 0.1
 DRAIN_PROBE_S = 0.05
+QUIET_REQUESTS_MAX = 4
+"""In flight at the same time, while old rows are deleted beside them."""
 TELL_S = 1.0
 """For the last words to clients whose requests were cut short."""
 
@@ -186,7 +188,7 @@ class Daemon:
             asyncio.create_task(self._stopped(), name="stop"),
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
-            asyncio.create_task(self.book.prune(), name="prune"),
+            asyncio.create_task(self.book.prune(self._is_quiet), name="prune"),
             asyncio.create_task(self.device_book.run(), name="devices"),
             asyncio.create_task(self._reload_when_told(), name="reload"),
             asyncio.create_task(self.fleet.run(self._load_vendor), name="fleet"),
@@ -215,6 +217,9 @@ class Daemon:
             self._reload_wanted.clear()
             with suppress(SettingsError):
                 await self.live.reload()
+
+    def _is_quiet(self) -> bool:
+        return self.path.in_flight <= QUIET_REQUESTS_MAX
 
     def _load_vendor(self) -> "VllmFactory":
         # vLLM reads its configuration from the environment in which it is imported.

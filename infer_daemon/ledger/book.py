@@ -33,6 +33,8 @@ COMMIT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 PRUNE_PAUSE_S = 0.05
 PRUNE_EVERY_S = 3600.0
+QUIET_EVERY_S = 60.0
+"""How often a busy daemon looks whether it is quiet now."""
 RETRY_AFTER_S = 5.0
 
 T = TypeVar("T")
@@ -177,16 +179,23 @@ class Book:
         """
         return await asyncio.wrap_future(self._writer.run(work))
 
-    async def prune(self) -> None:
-        """Delete what is older than it is to be kept, a little at a time, for ever."""
+    async def prune(self, is_quiet: Callable[[], bool]) -> None:
+        """Delete what is older than it is to be kept, a little at a time, for ever: while it is
+        quiet, and what is a day overdue at any time.
+
+        Args: is_quiet: whether few would notice.
+        """
+        keep_us = self._section.keep_days * DAY_US
         while True:
-            older_than_us = time.time_ns() // 1000 - self._section.keep_days * DAY_US
+            quiet = is_quiet()
+            older_than_us = time.time_ns() // 1000 - keep_us - (0 if quiet else DAY_US)
             pruned = 0
             try:
                 pruned = await asyncio.wrap_future(self._writer.prune(older_than_us))
             except LedgerProblem as error:
                 log.warning("ledger_not_pruned", why=str(error))
-            await asyncio.sleep(PRUNE_PAUSE_S if pruned else PRUNE_EVERY_S)
+            pause_s = PRUNE_EVERY_S if quiet else QUIET_EVERY_S
+            await asyncio.sleep(PRUNE_PAUSE_S if pruned else pause_s)
 
 
 def _size(path: Path) -> int:
