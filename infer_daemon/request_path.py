@@ -265,8 +265,8 @@ class RequestPath:
         """9. The end of every request, however it ended. Returns when that is safe on disk; all
         that must happen has happened before it first waits."""
         self._admission.settle(record, outcome)
+        bill = self._allowances.settle(record, error)
         self._recorder.settle(record, outcome, error)
-        bill = self._allowances.settle(record)
         if self._book is not None and (safe := self._book.settle(record, bill)) is not None:
             await safe
 

@@ -103,6 +103,8 @@ class RequestRecord:
     compute_nano_usd: int = 0
     waste_ns: int = 0
     """The part of `compute_ns` that was for nothing."""
+    price_nano_usd: int = 0
+    """What it is charged; known when it is settled."""
 
     reserved_tokens: int = 0
     """Of its tenant's budgets: what it may use at most, as far as that is known."""

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from infer_daemon.domain.errors import QuotaExceeded
+from infer_daemon.domain.errors import CutShort, DaemonError, PoolLost, QuotaExceeded
 from infer_daemon.domain.money import usd
+from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.budgets import (
     Budget,
@@ -130,10 +131,14 @@ class Allowances:
         holding.input_tokens, holding.output_tokens = input_tokens, output_tokens
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
 
-    def settle(self, record: RequestRecord) -> Bill:
+    def settle(self, record: RequestRecord, error: DaemonError | None = None) -> Bill:
         """A request is over: what it has used is charged to the periods that are now, and what it
-        has reserved beyond that is free. One that no engine has worked for costs nothing. Fine for
-        one that has reserved nothing."""
+        has reserved beyond that is free. One that no engine has worked for costs nothing; one that
+        has failed by our fault has no price, and its tokens are used all the same. Fine for one
+        that has reserved nothing.
+
+        Args: error: what its client was told; None if it got its answer or went away.
+        """
         holding = self._held.pop(record.id, None)
         if holding is None:
             return _NOTHING
@@ -141,14 +146,14 @@ class Allowances:
             self._budgets.release(holding.reservation)
             return _NOTHING
         price = charge(
-            self._prices.get(record.model, _FREE),
+            _FREE if _is_our_fault(error) else self._prices.get(record.model, _FREE),
             prompt_tokens=record.prompt_tokens,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
         )
         tokens, now_us = record.prompt_tokens + record.completion_tokens, self._now_us()
-        spent_nano_usd = price.total_nano_usd
-        starts_us = self._budgets.settle(holding.reservation, tokens, spent_nano_usd, now_us)
+        record.price_nano_usd = price.total_nano_usd
+        starts_us = self._budgets.settle(holding.reservation, tokens, price.total_nano_usd, now_us)
         if record.tenant in self._limits:
             for standing in self._newly_passed(record.tenant, now_us):
                 _tell(record.tenant, standing)
@@ -205,6 +210,14 @@ class Allowances:
                 self._told[key] = told
                 found.append(standing)
         return found
+
+
+def _is_our_fault(error: DaemonError | None) -> bool:
+    """A deadline that passes is not: it is the client's to choose, who might choose one that passes
+    when most of a long list is answered. Nor is what the request itself gets wrong."""
+    if error is None or isinstance(error, CutShort | PoolLost):
+        return error is not None
+    return error.outcome in (Outcome.ENGINE_ERROR, Outcome.INTERNAL_ERROR)
 
 
 def _quota_exceeded(tenant: str, why: Exhausted, now_us: int) -> QuotaExceeded:

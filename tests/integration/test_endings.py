@@ -10,6 +10,7 @@ from structlog.types import EventDict
 
 from tests.integration.conftest import Serve
 from tests.integration.running import AUTH, ENDLESS, SIM, Running, until
+from tests.unit.ledger.sample import ask
 
 COMPLETIONS = "/v1/completions"
 DYING = SIM.replace("sim.step_ms = 1", "sim.die_after_tokens = 5", 1)
@@ -103,6 +104,27 @@ async def test_a_stream_under_which_the_only_engine_dies_twice_ends_with_an_erro
     (line,) = [line for line in log_lines if line["event"] == "request"]
     assert (line["outcome"], line["code"]) == ("engine_error", "request_kills_engines")
     assert (line["prompt_tokens"], line["completion_tokens"]) == (1, 10)
+
+
+async def test_an_answer_that_failed_by_our_fault_has_no_price_and_one_that_was_left_has(
+    serve: Serve,
+) -> None:
+    price = "[models.echo]\nprice = { input_usd = 2, output_usd = 10 }"
+    running = await serve(SIM.replace("[models.echo]", price))
+    async with running.streaming() as events:
+        await events.next()
+    await until(lambda: running.daemon.path.in_flight == 0)
+    async with running.streaming() as events:
+        await events.next()
+        running.engine("a").kill()
+        await events.rest()
+
+    rows = ask(
+        running.folder.root / "ledger.sqlite3",
+        "SELECT outcome, price_nano_usd > 0, compute_ns > 0, completion_tokens > 0 FROM settled"
+        " ORDER BY accepted_at_us",
+    )
+    assert rows == [("cancelled", 1, 1, 1), ("engine_error", 0, 1, 1)]
 
 
 async def test_openais_client_raises_the_error_event_of_a_stream(serve: Serve) -> None:

@@ -15,7 +15,7 @@ from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import day_text, hour_text, iso
 from infer_daemon.ledger.reports.sums import COUNTS
 from infer_daemon.ledger.reports.usage import rows_from_us
-from infer_daemon.ledger.rows import LOST, OPEN
+from infer_daemon.ledger.rows import ERRORS, LOST, OPEN
 from infer_daemon.ledger.sql.statements import HOUR_SUMS
 from infer_daemon.ledger.store import DAMAGED, JOURNAL
 
@@ -106,6 +106,7 @@ _RULES = {
     ),
     "counts less than nothing": f"min({', '.join(_COUNTERS)}) < 0",
     "is charged though it never settled": f"outcome IN ('{OPEN}', '{LOST}') AND {_PRICED}",
+    "is charged though it failed by our fault": f"outcome IN {ERRORS} AND {_PRICED}",
     "is lost and still holds a reservation": f"outcome = '{LOST}' AND"
     " (reserved_tokens <> 0 OR reserved_nano_usd <> 0)",
     "has settled at no time": f"outcome NOT IN ('{OPEN}', '{LOST}') AND settled_us IS NULL",

@@ -7,7 +7,17 @@ import pytest
 from structlog.types import EventDict
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import QuotaExceeded
+from infer_daemon.domain.errors import (
+    ClientError,
+    CutShort,
+    DaemonError,
+    EngineDied,
+    EngineFault,
+    FrontendError,
+    PoolLost,
+    QuotaExceeded,
+    WaitedTooLong,
+)
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.allowances import HEADER, HELD_RETRY_S, Allowances
 from infer_daemon.ledger.budgets import Budget, Spend, Unit
@@ -55,12 +65,19 @@ class Shop:
         self.allowances.amend(record, input_tokens=input_tokens, output_tokens=output_tokens)
         return record
 
-    def end(self, record: RequestRecord, prompt: int, completion: int, cached: int = 0) -> Bill:
+    def end(
+        self,
+        record: RequestRecord,
+        prompt: int,
+        completion: int,
+        cached: int = 0,
+        error: DaemonError | None = None,
+    ) -> Bill:
         """It has used that."""
         record.granted_s = 1.0
         record.prompt_tokens, record.cached_tokens = prompt, cached
         record.completion_tokens = completion
-        return self.allowances.settle(record)
+        return self.allowances.settle(record, error)
 
     def buy(self, input_tokens: int, output_tokens: int, **fields: Any) -> Bill:
         """A request from its beginning to its end, that uses all that it has reserved."""
@@ -74,6 +91,34 @@ def test_a_bill_is_what_was_used_at_the_price_of_its_model() -> None:
 
     assert bill == Bill(Charge(120, 40, 50), 105, DAY, MONTH)
     assert shop.buy(3, 4, model="free") == Bill(Charge(0, 0, 0), 7, DAY, MONTH)
+
+
+FAULTS = [
+    DaemonError(),
+    EngineDied(),
+    EngineFault(),
+    CutShort(),
+    PoolLost(),
+    FrontendError("", status=500, code=""),
+]
+THEIRS = [None, ClientError(), WaitedTooLong(), FrontendError("", status=400, code="")]
+
+
+@pytest.mark.parametrize(("errors", "nano_usd"), [(FAULTS, 0), (THEIRS, 250)])
+def test_what_failed_by_our_fault_has_no_price_and_its_budgets_are_charged_none(
+    errors: list[DaemonError | None], nano_usd: int
+) -> None:
+    dollars = Budget(period=Period.DAY, unit=Unit.NANO_USD, limit=10**9, is_hard=True)
+    shop = Shop(dollars, tokens(10_000))
+    for error in errors:
+        record = shop.rendered(100, 50)
+        bill = shop.end(record, 100, 5, error=error)
+        assert (bill.charge.total_nano_usd, bill.tokens) == (nano_usd, 105)
+        assert record.price_nano_usd == nano_usd
+
+    used = {one["unit"]: one["used"] for one in shop.allowances.snapshot()}
+    assert used == {Unit.NANO_USD: nano_usd * len(errors), Unit.TOKENS: 105 * len(errors)}
+    assert {one["reserved"] for one in shop.allowances.snapshot()} == {0}
 
 
 def test_a_request_reserves_the_least_and_then_the_most_that_it_can_use() -> None:

@@ -7,7 +7,7 @@ from random import Random
 
 from infer_daemon.ledger.batch import batch_of
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, SECOND_US, period_starts
-from infer_daemon.ledger.rows import LOST, Opening, Settlement
+from infer_daemon.ledger.rows import ERRORS, LOST, Opening, Settlement
 from infer_daemon.ledger.sql.database import WriterDatabase, open_database
 from tests.unit.ledger.sample import opening, settlement
 
@@ -32,6 +32,7 @@ def _request(random: Random, number: int) -> Settlement:
     first_us, length_us = random.randrange(1000, 900_000), random.randrange(30 * SECOND_US)
     prompt_tokens, completion_tokens = random.randrange(2000), random.randrange(500)
     price = [random.randrange(1_000_000) for _ in range(3)]
+    price = [0, 0, 0] if outcome in ERRORS else price
     day_us, month_us = period_starts(accepted_at_us)
     return settlement(
         f"{number:024x}",

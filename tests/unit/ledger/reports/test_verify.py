@@ -97,6 +97,8 @@ def test_so_is_one_that_keeps_a_day_and_was_pruned_inside_an_hour(
         (f"UPDATE requests SET settled_us = NULL WHERE id = '{SOME_ID}'", {"requests"}),
         (f"UPDATE requests SET price_cached_nano_usd = 9 WHERE id = '{seeded.OPEN_ID}'",
          {"requests"}),
+        ("UPDATE requests SET outcome = 'engine_error' WHERE id = "
+         "(SELECT id FROM settled WHERE price_nano_usd > 0 LIMIT 1)", {"requests", "hours"}),
         (f"UPDATE requests SET reserved_tokens = 9 WHERE id = '{seeded.LOST_ID}'", {"requests"}),
         (f"UPDATE requests SET reasoning_tokens = -1 WHERE id = '{SOME_ID}'", {"requests"}),
     ],
