@@ -63,8 +63,7 @@ class FeedbackDesk:
         if found is None:
             raise _not_found(feedback)
         model, before = found
-        if before is not feedback.accepted:
-            self._metrics.on_feedback(model, tenant, accepted=feedback.accepted)
+        self._metrics.on_feedback(model, tenant, accepted=feedback.accepted, before=before)
         return {
             "object": "feedback",
             "request_id": id_,

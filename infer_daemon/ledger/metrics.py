@@ -75,6 +75,12 @@ class Metrics:
             ("tenant", "model"),
             registry=registry,
         )
+        self._price = Counter(
+            "infer_price_dollars_total",
+            "What tenants are charged for these requests",
+            ("tenant", "model"),
+            registry=registry,
+        )
         self._ttft = self._histogram("infer_ttft_seconds", "Accepted to first token", _LATENCY_S)
         self._gap = self._histogram("infer_itl_seconds", "Between outputs, one sequence", _GAP_S)
         self._tpot = self._histogram(
@@ -103,7 +109,13 @@ class Metrics:
         self._rows = Counter("infer_ledger_rows_total", "Rows written down", registry=registry)
         self._feedback = Counter(
             "infer_feedback_total",
-            "What tenants said of their answers; who changes it is counted again",
+            "What tenants said of their answers first, each answer once",
+            ("model", "tenant", "accepted"),
+            registry=registry,
+        )
+        self._feedback_changed = Counter(
+            "infer_feedback_changed_total",
+            "Answers of which a tenant said the opposite later; by what it says now",
             ("model", "tenant", "accepted"),
             registry=registry,
         )
@@ -142,9 +154,15 @@ class Metrics:
         self._rows.inc(rows)
         self._commit.observe(seconds)
 
-    def on_feedback(self, model: str, tenant: str, *, accepted: bool) -> None:
-        """A tenant said this of an answer, or the opposite of what it said before."""
-        self._feedback.labels(model, tenant, str(accepted).lower()).inc()
+    def on_feedback(self, model: str, tenant: str, *, accepted: bool, before: bool | None) -> None:
+        """A tenant said this of an answer.
+
+        Args: before: what it had said of the same one; None if nothing.
+        """
+        if accepted is before:
+            return
+        counter = self._feedback if before is None else self._feedback_changed
+        counter.labels(model, tenant, str(accepted).lower()).inc()
 
     def on_door_refused(self, reason: str) -> None:
         """Somebody was refused before there was a request."""
@@ -164,6 +182,7 @@ class Metrics:
             return
         cost = self._compute_cost.labels(record.tenant, record.model)
         cost.inc(record.compute_nano_usd / 1e9)
+        self._price.labels(record.tenant, record.model).inc(record.price_nano_usd / 1e9)
         self._prompt_tokens.labels(*labels).inc(record.prompt_tokens)
         self._cached_tokens.labels(*labels).inc(record.cached_tokens)
         if record.first_token_s is not None and record.completion_tokens:

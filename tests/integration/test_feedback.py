@@ -67,9 +67,11 @@ async def test_the_last_word_counts(running: Running) -> None:
     assert counts == [1, 2, 2, 1, 2]
     assert found(running, "SELECT count(*) FROM feedback") == [(2,)]
     page = (await running.http.get("/metrics")).text
-    # One of the other request, and two each time that it was another word than before.
-    assert 'infer_feedback_total{accepted="true",model="echo",tenant="acme"} 3.0' in page
-    assert 'infer_feedback_total{accepted="false",model="echo",tenant="acme"} 2.0' in page
+    # Each answer once, by the first word, and then the changes: two answers are accepted now.
+    assert 'infer_feedback_total{accepted="true",model="echo",tenant="acme"} 1.0' in page
+    assert 'infer_feedback_total{accepted="false",model="echo",tenant="acme"} 1.0' in page
+    assert 'infer_feedback_changed_total{accepted="true",model="echo",tenant="acme"} 2.0' in page
+    assert 'infer_feedback_changed_total{accepted="false",model="echo",tenant="acme"} 1.0' in page
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -70,6 +70,14 @@ def test_prompt_tokens_are_counted_when_the_request_settles(metrics: Metrics) ->
     assert value(metrics.registry, "infer_completion_tokens_total") is None
 
 
+def test_dollars_are_counted_beside_each_other_by_tenant_and_model(metrics: Metrics) -> None:
+    settle(metrics, settled(price_nano_usd=3_000_000_000, compute_nano_usd=500_000_000))
+
+    labels = {"tenant": "acme", "model": "chat"}
+    names = ("infer_price_dollars_total", "infer_compute_cost_dollars_total")
+    assert [metrics.registry.get_sample_value(name, labels) for name in names] == [3, 0.5]
+
+
 def test_generated_tokens_are_counted_as_they_come(metrics: Metrics) -> None:
     record = settled()
     metrics.on_tokens(record, new_tokens=3, gap_s=None, now_s=1.0)
