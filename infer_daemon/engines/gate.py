@@ -269,6 +269,8 @@ class EngineCall:
         self.engine: Engine | None = None
         """The one that has it, or had when it died."""
         self._is_closed = False
+        #: Set once the engine was told that this is closed, if it had to be.
+        self._is_out: asyncio.Event | None = None
         self._ended_with: DaemonError | None = None
         record.open_calls.add(self)
 
@@ -355,17 +357,26 @@ class EngineCall:
 
     async def aclose(self) -> None:
         """Stop the call, wherever it is: its place in the queue, its work in the engine.
-        Idempotent."""
+        Idempotent: what another task is closing is waited for, so that a request never settles
+        before all that its calls have used is known."""
         if self._is_closed:
+            if self._is_out is not None:
+                await self._is_out.wait()
             return
         self._is_closed = True
-        self._record.open_calls.discard(self)
-        self._gate.forget(self, self._record)
         mailbox, engine = self._mailbox, self.engine
         if mailbox is None or (mailbox.is_finished and self._ended_with is None):
+            self._forget()
             return  # else nobody has told the engine yet
+        self._is_out = asyncio.Event()
         try:
             if engine is not None:
                 await engine.abort(self._work.id)
         finally:
             mailbox.close()
+            self._forget()
+            self._is_out.set()
+
+    def _forget(self) -> None:
+        self._record.open_calls.discard(self)
+        self._gate.forget(self, self._record)

@@ -28,6 +28,7 @@ class DeviceBook:
         self._stopwatch = stopwatch
         self._book = book
         self._telling: asyncio.Task[None] | None = None
+        self._has_started = False
 
     async def start(self) -> None:
         """Go on where an earlier run has left each device, unless that is so long ago that it is a
@@ -39,6 +40,7 @@ class DeviceBook:
         found = await self._book.run(lambda db: db.devices_until_ns)
         earliest_ns = time.time_ns() - DOWN_DAYS_MAX * DAY_US * 1000
         self._stopwatch.resume({name: ns for name, ns in found.items() if ns >= earliest_ns})
+        self._has_started = True
         await self._tell()
 
     async def run(self) -> None:
@@ -50,7 +52,10 @@ class DeviceBook:
             await asyncio.shield(self._telling)
 
     async def close(self) -> None:
-        """Tell the rest, up to now."""
+        """Tell the rest, up to now. Nothing if it could not start: it does not know where the run
+        before it ended, and the next one is to find that."""
+        if not self._has_started:
+            return
         if self._telling is not None:
             await asyncio.wait({self._telling})
         await self._tell()

@@ -154,6 +154,42 @@ async def test_a_call_that_is_closed_while_the_engine_takes_it_is_taken_back(
     rig.assert_empty()
 
 
+class SlowToEnd(SlowToTake):
+    """An engine that needs a moment to be told that a call is over."""
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """See `contract.Engine`."""
+        await self._engine.submit(work, sink)
+
+    async def abort(self, work_id: JobId) -> None:
+        """See `contract.Engine`."""
+        await self.go.wait()
+        await self._engine.abort(work_id)
+
+
+async def test_who_closes_the_calls_of_a_request_waits_for_those_that_others_are_closing(
+    rig: Rig, record: Record
+) -> None:
+    engine = SlowToEnd(rig.make("a"))
+    rig.pool.open(engine, await engine._engine.start(lambda _: None))  # type: ignore[arg-type]
+    one = record()
+    reader = rig.collect(rig.work(1000), one)
+    await asyncio.sleep(1)
+    reader.cancel()
+    await asyncio.sleep(1)
+    closing = asyncio.create_task(one.close_calls())
+    await asyncio.sleep(1)
+    assert not closing.done()
+    assert len(rig.timing.inside) == 1
+
+    engine.go.set()
+    await closing
+
+    assert rig.timing.inside == {}  # what it has used is known now
+    await asyncio.wait([reader])
+    rig.assert_empty()
+
+
 async def test_a_call_that_is_cancelled_while_waiting_leaves_nothing(
     rig: Rig, record: Record
 ) -> None:

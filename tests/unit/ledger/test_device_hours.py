@@ -119,6 +119,21 @@ async def test_the_time_between_two_runs_is_down(
     assert hours(tmp_path) == [(0, 40, HOUR_NS - 40), (1, 5, 10)]
 
 
+async def test_a_run_that_could_not_start_leaves_the_time_before_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: NOON_US * 1000 + HOUR_NS)
+    first = await Run(tmp_path).start()
+    await first.close()
+    failed = Run(tmp_path, NOON_US * 1000 + 50)
+    await failed.book.start()  # and no more
+    await failed.close()
+    second = await Run(tmp_path, NOON_US * 1000 + 70).start()
+    await second.close()
+
+    assert hours(tmp_path) == [(0, 0, 70)]
+
+
 @pytest.mark.parametrize("days", [DOWN_DAYS_MAX, DOWN_DAYS_MAX + 1, 365])
 async def test_who_comes_back_after_long_has_not_paid_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
