@@ -170,8 +170,8 @@ class SlowToEnd(SlowToTake):
 async def test_who_closes_the_calls_of_a_request_waits_for_those_that_others_are_closing(
     rig: Rig, record: Record
 ) -> None:
-    engine = SlowToEnd(rig.make("a"))
-    rig.pool.open(engine, await engine._engine.start(lambda _: None))  # type: ignore[arg-type]
+    engine = SlowToEnd(await rig.add())
+    rig.pool.open(engine, EngineFacts(max_model_len=100, seqs_max=2))
     one = record()
     reader = rig.collect(rig.work(1000), one)
     await asyncio.sleep(1)
