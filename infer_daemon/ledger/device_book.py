@@ -39,7 +39,10 @@ class DeviceBook:
         """
         found = await self._book.run(lambda db: db.devices_until_ns)
         earliest_ns = time.time_ns() - DOWN_DAYS_MAX * DAY_US * 1000
-        self._stopwatch.resume({name: ns for name, ns in found.items() if ns >= earliest_ns})
+        twice = self._stopwatch.resume({n: ns for n, ns in found.items() if ns >= earliest_ns})
+        if twice:
+            log.warning("clock_was_set_back", devices=sorted(twice))
+            await self._book.run(lambda db: db.note_twice(twice))
         self._has_started = True
         await self._tell()
 

@@ -61,16 +61,25 @@ class Stopwatch:
         #: By device, hour and engine: what nobody has taken yet.
         self._untold: dict[tuple[str, int, EngineName], DeviceHour] = {}
 
-    def resume(self, told_until_ns: Mapping[str, int]) -> None:
+    def resume(self, told_until_ns: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Earlier runs have told the hours of these devices up to a moment since the epoch: from
         then on they were down, which `totals` of this run have no part in. To be called before
-        anything is timed."""
+        anything is timed.
+
+        Returns:
+            The devices of which a moment later than now was told, by a clock that has been set back
+            since: from now until then they have each hour's time twice.
+        """
         now_ns = self._clock_ns()
         down_ns = {name: min(now_ns, ns - self._epoch_ns) for name, ns in told_until_ns.items()}
         self._meter = ComputeMeter(
             self._placement, epoch_ns=self._epoch_ns, now_ns=now_ns, down_ns=down_ns
         )
         self.give_back(self._meter.hours(now_ns))
+        at_ns = self._epoch_ns + now_ns
+        own = {device.name for device, _ in self.totals}
+        later = {name: ns for name, ns in told_until_ns.items() if name in own and ns > at_ns}
+        return {name: (at_ns, until_ns) for name, until_ns in later.items()}
 
     def change(self, engine: EngineName, state: EngineState) -> None:
         """The engine is in this state from now on."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_starts
 from infer_daemon.ledger.problems import LedgerProblem
-from infer_daemon.ledger.reports.conservation import conservation
+from infer_daemon.ledger.reports.conservation import conservation, twice
 from infer_daemon.ledger.reports.reader import Reader, Row
 from infer_daemon.ledger.reports.spans import day_text, hour_text, iso
 from infer_daemon.ledger.reports.sums import COUNTS
@@ -214,6 +214,11 @@ def _notes(reader: Reader, counted: dict[str, object]) -> list[str]:
             f"{counted['open']} requests are open, the oldest since {counted['open_since']}:"
             " they run, or a crash left them, and the next start settles them as lost"
         )
+    notes += [
+        f"device {one.device}: the clock was set back from {iso(one.until_ns // 1000)} to"
+        f" {iso(one.from_ns // 1000)}; its hours have the time between twice"
+        for one in (twice(reader) if counted else [])  # a damaged file may not have it
+    ]
     folder = reader.path.parent
     if (folder / JOURNAL).exists() and (folder / JOURNAL).stat().st_size:
         notes.append(f"rows wait in {folder / JOURNAL}; they are not in the database yet")

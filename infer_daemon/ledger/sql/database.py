@@ -1,7 +1,7 @@
 """The one connection that writes. Each method is one transaction: all of it, or an exception."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -121,6 +121,12 @@ class WriterDatabase:
         with self.transaction():
             device_hours.add(self.connection, rows, until_ns)
         self._checkpointer.wrote(1 + len(rows))
+
+    def note_twice(self, twice: Mapping[str, tuple[int, int]]) -> None:
+        """These devices will have the time from one moment to the other twice."""
+        with self.transaction():
+            device_hours.note_twice(self.connection, twice)
+        self._checkpointer.wrote(len(twice))
 
     @property
     def devices_until_ns(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What each device's time went into, by the hour: rows that are added to."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from infer_daemon.ledger.devices import DeviceHour, Line
 
@@ -18,6 +18,9 @@ _ADD = f"""
 _FOUND = f"SELECT price_nano_usd_per_hour, {' + '.join(LINES)} FROM device_hours WHERE {_WHERE}"
 _UNTIL = "device_until_ns:"
 """What keys in `meta` begin with: up to which moment since the epoch a device's hours are told."""
+TWICE = "device_twice:"
+"""The same where the clock was set back between two runs. After it come the moment at which the
+later one began and the device; the value is the moment up to which the earlier one had told."""
 
 
 def add(connection: sqlite3.Connection, rows: Sequence[DeviceHour], until_ns: int) -> None:
@@ -29,6 +32,13 @@ def add(connection: sqlite3.Connection, rows: Sequence[DeviceHour], until_ns: in
         connection.execute(_ADD, (*key, price, *row.ns.values()))
     for device in {row.device.name for row in rows}:
         values = f"{_UNTIL}{device}", str(until_ns)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+
+
+def note_twice(connection: sqlite3.Connection, twice: Mapping[str, tuple[int, int]]) -> None:
+    """So that hours with too much time are no riddle. Inside a transaction of the caller's."""
+    for device, (from_ns, until_ns) in twice.items():
+        values = f"{TWICE}{from_ns}:{device}", str(until_ns)
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
 
 

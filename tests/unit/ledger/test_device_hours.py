@@ -1,6 +1,7 @@
 """Hours of devices, as they are written down."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.reports.conservation import conservation
 from infer_daemon.ledger.reports.reader import Reader
+from infer_daemon.ledger.reports.verify import verify
 from infer_daemon.ledger.sql.database import WriterDatabase
 from infer_daemon.ledger.stopwatch import Stopwatch
 from infer_daemon.settings.schema import LedgerSection
@@ -132,6 +134,30 @@ async def test_a_run_that_could_not_start_leaves_the_time_before_it_to_the_next(
     await second.close()
 
     assert hours(tmp_path) == [(0, 0, 70)]
+
+
+async def test_a_clock_that_was_set_back_between_two_runs_explains_hours_with_too_much_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: NOON_US * 1000 + HOUR_NS)
+    for begun_ns in (0, HOUR_NS // 2, HOUR_NS // 4):  # the second ends at half past one
+        run = await Run(tmp_path, NOON_US * 1000 + begun_ns).start()
+        run.clock.now_ns = HOUR_NS if begun_ns else HOUR_NS // 2
+        await run.close()
+    path = tmp_path / "ledger.sqlite3"
+
+    assert [down_ns for _, _, down_ns in hours(tmp_path)] == [7 * HOUR_NS // 4, 3 * HOUR_NS // 4]
+    with closing(Reader(path)) as reader:
+        assert conservation(reader) == []
+        assert "set back from 2024-10-04T13:30:00Z to 2024-10-04T12:15:00Z" in str(
+            verify(reader, NOON_US)["notes"]
+        )
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "UPDATE device_hours SET down_ns = down_ns + 1 WHERE hour_at_us = ?", [NOON_US]
+        )
+    with closing(Reader(path)) as reader:
+        assert [row for row, _ in conservation(reader)] == ["device_hours gpu-0 2024-10-04T12:00Z"]
 
 
 @pytest.mark.parametrize("days", [DOWN_DAYS_MAX, DOWN_DAYS_MAX + 1, 365])

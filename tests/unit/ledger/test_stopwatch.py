@@ -167,7 +167,7 @@ def test_what_this_run_shows_of_devices_begins_with_it(watched: Watched) -> None
 
 
 def test_a_clock_that_was_set_back_makes_no_time(watched: Watched) -> None:
-    watched.watch.resume({GPU.name: HOUR_NS})
+    assert watched.watch.resume({GPU.name: HOUR_NS, "gone": 9}) == {GPU.name: (0, HOUR_NS)}
     watched.now_ns = 5
 
     assert watched.lines() == {"down": 5}
