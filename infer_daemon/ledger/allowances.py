@@ -7,7 +7,6 @@ its row, and its tenant's budgets, have it from there.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 
@@ -24,6 +23,7 @@ from infer_daemon.ledger.budgets import (
     Standing,
     Unit,
 )
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.pricing import Bill, Price, charge, most_nano_usd
 
 log = structlog.get_logger()
@@ -180,7 +180,7 @@ class Allowances:
                 "used": standing.used,
                 "reserved": standing.reserved,
                 "limit": standing.limit,
-                "resets_at": _moment(standing.resets_at_us),
+                "resets_at": iso(standing.resets_at_us),
             }
             for tenant, standing in self.standings()
         ]
@@ -226,7 +226,7 @@ def _quota_exceeded(tenant: str, why: Exhausted, now_us: int) -> QuotaExceeded:
     if why.is_used_up:
         return QuotaExceeded(
             f"You exceeded your current quota, please check your budget: the {amount} of tenant "
-            f"{tenant} are used up until {_moment(why.resets_at_us)}",
+            f"{tenant} are used up until {iso(why.resets_at_us)}",
             retry_after_s=max(0, why.resets_at_us - now_us) / SECOND_US,
             should_retry=False,
         )
@@ -245,18 +245,14 @@ def _tell(tenant: str, standing: Standing) -> None:
         period=standing.period,
         used=_amount(standing.unit, standing.used),
         limit=_amount(standing.unit, standing.limit or 0),
-        resets_at=_moment(standing.resets_at_us),
+        resets_at=iso(standing.resets_at_us),
     )
 
 
 def _warning(standing: Standing) -> str:
     used, limit = _amount(standing.unit, standing.used), _amount(standing.unit, standing.limit or 0)
-    return f"{used} of {limit} a {standing.period} until {_moment(standing.resets_at_us)}"
+    return f"{used} of {limit} a {standing.period} until {iso(standing.resets_at_us)}"
 
 
 def _amount(unit: Unit, amount: int) -> str:
     return f"{amount:,} tokens" if unit is Unit.TOKENS else usd(amount)
-
-
-def _moment(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,10 +6,11 @@ the part of it that requests used.
 
 from dataclasses import dataclass
 
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.pricing import Charge, Price, charge, compute_nano_usd
 from infer_daemon.ledger.reports.reader import Reader
-from infer_daemon.ledger.reports.spans import Span, iso
+from infer_daemon.ledger.reports.spans import Span
 from infer_daemon.ledger.reports.sums import usd_text
 from infer_daemon.ledger.sql.device_hours import LINES
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from infer_daemon.ledger.devices import DOWN_DAYS_MAX
+from infer_daemon.ledger.instants import hour_text
 from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.reports.reader import Reader, Row
-from infer_daemon.ledger.reports.spans import hour_text
 from infer_daemon.ledger.sql.device_hours import LINES, TWICE
 
 TOLERANCE = 100

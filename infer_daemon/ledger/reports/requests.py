@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from infer_daemon.domain.record import id_in
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.reports.reader import Reader, Row
-from infer_daemon.ledger.reports.spans import BadQuestion, iso
+from infer_daemon.ledger.reports.spans import BadQuestion
 from infer_daemon.ledger.reports.sums import usd_text
 from infer_daemon.ledger.rows import OPEN
 

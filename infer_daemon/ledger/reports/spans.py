@@ -1,15 +1,15 @@
-"""From when until when, as people say it; and instants, as they are shown. Pure."""
+"""From when until when, as people say it. Pure."""
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from infer_daemon.ledger.instants import EPOCH, iso
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, SECOND_US
 
 _UNITS_US = {"m": 60 * SECOND_US, "h": HOUR_US, "d": DAY_US, "w": 7 * DAY_US}
 _AGE = re.compile(r"([0-9]{1,6})([mhdw])")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
 """What can be shown ends here; in zones west of here, what can be said does not."""
 
 
@@ -51,23 +51,4 @@ def _instant(what: str, text: str, now_us: int) -> int:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return min(max(0, (moment - _EPOCH) // timedelta(microseconds=1)), _LAST_US)
-
-
-def iso(at_us: int) -> str:
-    """An instant as people and programs read it."""
-    moment = _EPOCH + timedelta(microseconds=at_us)
-    return (
-        moment.isoformat(timespec="seconds" if at_us % SECOND_US == 0 else "milliseconds")[:-6]
-        + "Z"
-    )
-
-
-def day_text(at_us: int) -> str:
-    """The day that begins then."""
-    return iso(at_us)[:10]
-
-
-def hour_text(at_us: int) -> str:
-    """The hour that begins then."""
-    return f"{iso(at_us)[:16]}Z"
+    return min(max(0, (moment - EPOCH) // timedelta(microseconds=1)), _LAST_US)

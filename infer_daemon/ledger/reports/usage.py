@@ -8,9 +8,10 @@ outcome).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from infer_daemon.ledger.instants import day_text, hour_text, iso
 from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.reports.reader import Reader, Row
-from infer_daemon.ledger.reports.spans import BadQuestion, Span, day_text, hour_text, iso
+from infer_daemon.ledger.reports.spans import BadQuestion, Span
 from infer_daemon.ledger.reports.sums import COUNTS, Sums, Ttft, figures, total, usd_text
 from infer_daemon.ledger.rows import OPEN
 from infer_daemon.ledger.sql.statements import HOUR_SUMS

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from infer_daemon.domain.outcomes import Outcome
+from infer_daemon.ledger.instants import day_text, hour_text, iso
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period, period_starts
 from infer_daemon.ledger.problems import LedgerProblem
 from infer_daemon.ledger.reports.conservation import conservation, twice
 from infer_daemon.ledger.reports.reader import Reader, Row
-from infer_daemon.ledger.reports.spans import day_text, hour_text, iso
 from infer_daemon.ledger.reports.sums import COUNTS
 from infer_daemon.ledger.reports.usage import rows_from_us
 from infer_daemon.ledger.rows import ERRORS, LOST, OPEN

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from infer_daemon.domain.money import nano_usd
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.periods import HOUR_US, SECOND_US
 from infer_daemon.ledger.pricing import Price
 from infer_daemon.ledger.reports.answers import answer
 from infer_daemon.ledger.reports.breakeven import Offer, Traffic, compare
 from infer_daemon.ledger.reports.reader import Reader
-from infer_daemon.ledger.reports.spans import BadQuestion, iso
+from infer_daemon.ledger.reports.spans import BadQuestion
 from infer_daemon.ledger.sql.database import WriterDatabase
 from tests.unit.ledger.reports.seeded import FIRST_US, NOW_US
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from infer_daemon.ledger.batch import batch_of
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.periods import SECOND_US
 from infer_daemon.ledger.reports import requests
 from infer_daemon.ledger.reports.reader import Reader
 from infer_daemon.ledger.reports.requests import Tail
-from infer_daemon.ledger.reports.spans import BadQuestion, iso
+from infer_daemon.ledger.reports.spans import BadQuestion
 from infer_daemon.ledger.rows import Row
 from infer_daemon.ledger.sql.database import WriterDatabase
 from tests.unit.ledger.reports import seeded

@@ -2,8 +2,9 @@
 
 import pytest
 
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, SECOND_US
-from infer_daemon.ledger.reports.spans import BadQuestion, Span, iso, span
+from infer_daemon.ledger.reports.spans import BadQuestion, Span, span
 
 NOW_US = 20_000 * DAY_US + 5 * HOUR_US + 1
 DAY = "2024-10-04"

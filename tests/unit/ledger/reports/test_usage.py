@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.periods import DAY_US, HOUR_US
 from infer_daemon.ledger.reports import usage
 from infer_daemon.ledger.reports.reader import Reader
-from infer_daemon.ledger.reports.spans import BadQuestion, Span, iso
+from infer_daemon.ledger.reports.spans import BadQuestion, Span
 from infer_daemon.ledger.rows import Settlement
 from infer_daemon.ledger.sql.database import WriterDatabase
 from tests.unit.ledger.reports import seeded
