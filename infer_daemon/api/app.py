@@ -28,6 +28,7 @@ from infer_daemon.domain.errors import (
     MethodNotAllowed,
     NoSuchPath,
 )
+from infer_daemon.domain.record import new_id
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
 from infer_daemon.ledger.feedback import Feedback
@@ -90,7 +91,7 @@ def build(
     app = web.Application(
         client_max_size=limits.body_bytes_max, middlewares=[errors_in_shape(refusals)]
     )
-    app.on_response_prepare.append(_say_who)
+    app.on_response_prepare.append(_sign)
     for url, endpoint in PATHS.items():
         app.router.add_post(url, partial(_ask, path, limits, endpoint), expect_handler=_expect)
     app.router.add_post("/v1/feedback", partial(_feedback, view, limits), expect_handler=_expect)
@@ -111,9 +112,11 @@ async def _expect(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
-async def _say_who(_: web.Request, response: web.StreamResponse) -> None:
-    """Versions of libraries are nobody's business."""
+async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+    """Versions of libraries are nobody's business; what belongs to no request has an id, too."""
     response.headers["Server"] = "infer-daemon"
+    if "x-request-id" not in response.headers:
+        response.headers["x-request-id"] = new_id()
 
 
 def add_operator_paths(app: web.Application, view: View) -> None:

@@ -119,9 +119,10 @@ class Visitor(RequestHandler):
             first_line = (message or "").strip().partition("\n")[0]
             error = MalformedRequest(f"this is not HTTP as it should be: {first_line[:200]}")
         else:
-            log.error("request_failed", exc_info=exc)
             error = DaemonError()
         self._refusals.add(error)
+        if status >= 500:
+            log.error("request_failed", id=error.request_id, exc_info=exc)
         response = error_response(error, None)
         response.force_close()
         return response

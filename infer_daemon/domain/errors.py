@@ -72,7 +72,7 @@ class DaemonError(Exception):
         self.should_retry = should_retry
         self.param = param
         self.request_id = ""
-        """Set by the request path, for the client to quote."""
+        """Set by the request path or the door, for the client to quote."""
         self.headers: Mapping[str, str] = {}
         """Set by the request path or the door: what the client is told besides."""
 

@@ -1,6 +1,7 @@
 """What is known of one request, gathered on its way and written down when it settles."""
 
 import re
+import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,6 +14,11 @@ from infer_daemon.domain.outcomes import Outcome
 
 STORY_MAX = 64
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")
+
+
+def new_id() -> str:
+    """Of a request, or of an answer that belongs to none."""
+    return secrets.token_hex(12)
 
 
 def id_in(text: str) -> str | None:

@@ -1,6 +1,5 @@
 """Opens a record when a request comes in and settles it, once, however it ended."""
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +15,7 @@ from infer_daemon.domain.errors import (
     WouldWaitTooLong,
 )
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import RequestRecord, id_in
+from infer_daemon.domain.record import RequestRecord, id_in, new_id
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.stopwatch import Stopwatch
 
@@ -57,7 +56,7 @@ class Recorder:
     def open(self, endpoint: Endpoint) -> RequestRecord:
         """A request has arrived. You *must* settle what this returns."""
         record = RequestRecord(
-            id=secrets.token_hex(12),
+            id=new_id(),
             endpoint=endpoint,
             accepted_s=self._clock(),
             clock=self._clock,

@@ -9,6 +9,7 @@ import asyncio
 import structlog
 
 from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.record import new_id
 from infer_daemon.ledger.metrics import Metrics
 
 log = structlog.get_logger()
@@ -21,23 +22,27 @@ class DoorRefusals:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        #: Reason -> how many since its last line, where that is less than a second ago.
-        self._untold: dict[str, int] = {}
+        #: Reason -> how many since its last line, where that is less than a second ago, and the
+        #: id of the last of them.
+        self._untold: dict[str, tuple[int, str]] = {}
 
     def add(self, error: DaemonError) -> None:
-        """Somebody was told this."""
+        """Somebody is told this, with the id that the error has from now on. Lines name one of
+        those that they tell of, the last."""
+        error.request_id = new_id()
         reason = type(error).code  # of the class: an error's own may be what a vendor says
         self._metrics.on_door_refused(reason)
-        if reason in self._untold:
-            self._untold[reason] += 1
+        if (untold := self._untold.get(reason)) is not None:
+            self._untold[reason] = untold[0] + 1, error.request_id
         else:
-            self._tell(reason, 1)
+            self._tell(reason, 1, error.request_id)
 
-    def _tell(self, reason: str, count: int) -> None:
-        log.info("door_refused", reason=reason, count=count)
-        self._untold[reason] = 0
+    def _tell(self, reason: str, count: int, last_id: str) -> None:
+        log.info("door_refused", reason=reason, count=count, id=last_id)
+        self._untold[reason] = 0, ""
         asyncio.get_running_loop().call_later(LINE_EVERY_S, self._tell_the_rest, reason)
 
     def _tell_the_rest(self, reason: str) -> None:
-        if count := self._untold.pop(reason):
-            self._tell(reason, count)
+        count, last_id = self._untold.pop(reason)
+        if count:
+            self._tell(reason, count, last_id)

@@ -35,6 +35,7 @@ async def say(running: Running, text: str | bytes) -> tuple[int, dict[str, str]]
     async with asyncio.timeout(10):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
+    assert re.search(rb"(?i)\r\nx-request-id: [0-9a-f]{24}\r\n", head + b"\r\n")
     return int(head.split()[1]), json.loads(body)["error"]
 
 
@@ -253,7 +254,28 @@ async def test_whoever_is_refused_before_a_request_is_counted_and_logged_without
     lines = [line for line in log_lines if line["event"] == "door_refused"]
     assert {line["reason"] for line in lines} == set(refused)
     assert len(lines) < 10
-    assert all(line.keys() == {"event", "log_level", "reason", "count"} for line in lines)
+    assert all(line.keys() == {"event", "log_level", "reason", "count", "id"} for line in lines)
+
+
+async def test_what_belongs_to_no_request_has_an_id_to_be_quoted_too(
+    running: Running, log_lines: list[EventDict]
+) -> None:
+    nobody = {"Authorization": "Bearer sk-nobody"}
+    answers = {
+        (answer := await running.http.request(method, path, headers=headers)).status_code: answer
+        for method, path, headers in [
+            ("GET", "/nothing", AUTH),
+            ("GET", COMPLETIONS, AUTH),
+            ("GET", "/v1/models", nobody),
+            ("GET", "/v1/models", AUTH),
+        ]
+    }
+
+    assert answers.keys() == {404, 405, 401, 200}
+    ids = {status: answer.headers["x-request-id"] for status, answer in answers.items()}
+    told = [line["id"] for line in log_lines if line["event"] == "door_refused"]
+    assert told == [ids[status] for status in (404, 405, 401)]
+    assert len(set(ids.values())) == 4
 
 
 async def test_who_asks_in_a_wrong_way_is_told_the_right_one(running: Running) -> None:

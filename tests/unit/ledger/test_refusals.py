@@ -51,6 +51,17 @@ async def test_one_now_and_then_is_told_at_once(log_lines: list[EventDict]) -> N
     assert told(log_lines) == [("not_found", 1)] * 3
 
 
+async def test_a_line_names_the_last_of_those_that_it_tells_of(log_lines: list[EventDict]) -> None:
+    refusals = DoorRefusals(Metrics())
+    errors = [NoSuchPath() for _ in range(4)]
+    for error in errors:
+        refusals.add(error)
+    await asyncio.sleep(1.5)
+
+    assert len({error.request_id for error in errors}) == 4
+    assert [line["id"] for line in log_lines] == [errors[0].request_id, errors[3].request_id]
+
+
 async def test_they_are_counted_by_reasons_that_are_ours() -> None:
     metrics = Metrics()
     refusals = DoorRefusals(metrics)
