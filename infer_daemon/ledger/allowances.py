@@ -215,9 +215,10 @@ class Allowances:
 def _is_our_fault(error: DaemonError | None) -> bool:
     """A deadline that passes is not: it is the client's to choose, who might choose one that passes
     when most of a long list is answered. Nor is what the request itself gets wrong."""
-    if error is None or isinstance(error, CutShort | PoolLost):
-        return error is not None
-    return error.outcome in (Outcome.ENGINE_ERROR, Outcome.INTERNAL_ERROR)
+    if error is None:
+        return False
+    ours = (Outcome.ENGINE_ERROR, Outcome.INTERNAL_ERROR)
+    return error.outcome in ours or isinstance(error, CutShort | PoolLost)
 
 
 def _quota_exceeded(tenant: str, why: Exhausted, now_us: int) -> QuotaExceeded:
