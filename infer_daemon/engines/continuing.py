@@ -15,11 +15,12 @@ the end of the prompt. Without that a leg needs help to count what came before:
   once more to an earlier token that comes again, which no bias can prevent.
 * Both only nearly where there is a repetition penalty as well, which engines apply after the bias;
   and not at all by an engine that takes no bias (speculative decoding).
-* Bad words of several tokens may be completed across the cut.
+* Bad words of several tokens may be completed across the cut, unless the engine counts.
 * Draws of a seeded leg are others: the seed's sequence has been used up to the cut. The leg has a
   seed of its own, made of the first and the length of what there is, so that the same cut continues
   the same way.
-* A grammar would begin again at its root: refused.
+* A grammar would begin again at its root: refused, unless the engine lets it begin behind what is
+  kept.
 """
 
 from collections import Counter
@@ -77,6 +78,8 @@ class Target:
 
     context_tokens: int
     counting: Counting = Counting.BIAS
+    restores_grammars: bool = False
+    """Whether a grammar may begin behind the tokens that a leg keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ def next_step(
     """What to do with a call whose engine was lost.
 
     1. Nothing was sent: rerun.
-    2. A sequence that is not finished is under a grammar: refuse.
+    2. A sequence that is not finished is under a grammar that would begin again: refuse.
     3. The target has no room for the longest sequence: refuse.
     4. Else continue.
 
@@ -160,7 +163,8 @@ def next_step(
     open_ones = [sequence for sequence in sequences if not sequence.is_finished]
     endings = {one.index: why for one in open_ones if (why := _ended(one.token_ids, sampling))}
     open_ones = [one for one in open_ones if one.index not in endings]
-    if sampling.has_grammar and any(one.token_ids for one in open_ones):
+    begins_again = sampling.has_grammar and not target.restores_grammars
+    if begins_again and any(one.token_ids for one in open_ones):
         return Refuse("the engine was lost, and its place in the grammar cannot be found again")
     if open_ones and len(prompt_token_ids) + sampling.max_tokens > target.context_tokens:
         return Refuse("the engine was lost, and no other has room for the rest of the answer")
@@ -215,10 +219,10 @@ def _inexact(token_ids: Sequence[int], sampling: Sampling, target: Target) -> se
     found = set[Inexact]()
     if sampling.seed is not None and not sampling.is_greedy:
         found.add(Inexact.SEED)
-    if sampling.has_long_bad_words:
-        found.add(Inexact.BAD_WORDS)
     if target.counting is Counting.ENGINE:
         return found
+    if sampling.has_long_bad_words:
+        found.add(Inexact.BAD_WORDS)
     if sampling.presence_penalty:
         found.add(Inexact.PRESENCE_PENALTY)
     is_exact = target.counting is Counting.BIAS and sampling.repetition_penalty == 1.0

@@ -160,6 +160,12 @@ async def test_answers_that_end_by_themselves(vllm_daemon: Running) -> None:
     [
         pytest.param({"repetition_penalty": 1.3}, id="repetition penalty"),
         pytest.param({"frequency_penalty": 0.7}, id="frequency penalty"),
+        pytest.param({"presence_penalty": 1.5}, id="presence penalty"),
+        pytest.param(
+            {"presence_penalty": 0.9, "frequency_penalty": 0.4, "repetition_penalty": 1.2},
+            id="all penalties",
+        ),
+        pytest.param({"bad_words": ["infer-daemon", "one queue"]}, id="bad words"),
         pytest.param({"stop": ["infer", "daemon", " one "]}, id="stop strings"),
         pytest.param({"stop": ["e en"], "include_stop_str_in_output": True}, id="stop told"),
         pytest.param({"min_tokens": 40, "max_tokens": 60}, id="min_tokens"),
@@ -235,11 +241,32 @@ def once(vllm_daemon: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return arm
 
 
-async def test_a_grammar_that_has_begun_ends_with_the_reason(vllm_daemon: Running) -> None:
-    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
-    form = {"type": "json_schema", "json_schema": {"name": "p", "schema": schema}}
-    answer = await read(vllm_daemon, (2,), **ask(QUESTIONS[0]), response_format=form)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
 
-    assert answer.error is not None
-    assert answer.error["code"] == "engine_died"
-    assert "grammar" in answer.error["message"]
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "person", "schema": PERSON},
+                }
+            },
+            id="a JSON schema",
+        ),
+        pytest.param({"structured_outputs": {"regex": "[a-z]{20}-[0-9]{20}!"}}, id="a regex"),
+        pytest.param(
+            {"structured_outputs": {"choice": ["the first of them all", "the second of them"]}},
+            id="a choice",
+        ),
+    ],
+)
+async def test_a_grammar_goes_on_where_it_was(vllm_daemon: Running, fields: dict[str, Any]) -> None:
+    cuts = [(1,), (2,), (3,), (1, 2, 3)]
+    await same(vllm_daemon, cuts, **ask(QUESTIONS[0]), max_tokens=200, **fields)

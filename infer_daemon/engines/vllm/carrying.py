@@ -23,6 +23,7 @@ from vllm.v1.engine.output_processor import (
 
 from infer_daemon.domain.jobs import JobId
 from infer_daemon.engines.continuing import Continue, Counting, Generated, Leg, Sampling, Target
+from infer_daemon.engines.vllm.kept import KEPT
 
 _CARRIED = (
     "request_index",
@@ -145,13 +146,21 @@ def progress_of(
     """None for prompts that have no tokens of their own: embeddings, and those of two parts."""
     if not isinstance(prompt, dict) or "prompt_token_ids" not in prompt:
         return None
-    # An engine that guesses tokens ahead takes no bias.
-    guesses = llm.vllm_config.speculative_config is not None
-    target = Target(
+    return VllmProgress(prompt, params, options, _target(llm))
+
+
+def _target(llm: AsyncLLM) -> Target:
+    config = llm.vllm_config
+    if config.speculative_config is not None:  # what guesses tokens ahead takes no bias either
+        counting = Counting.NOT
+    else:
+        counting = Counting.BIAS if config.use_v2_model_runner else Counting.ENGINE
+    return Target(
         context_tokens=llm.model_config.max_model_len,
-        counting=Counting.NOT if guesses else Counting.BIAS,
+        counting=counting,
+        # With one, where the grammar begins depends on where the reasoning ended.
+        restores_grammars=not config.structured_outputs_config.reasoning_parser,
     )
-    return VllmProgress(prompt, params, options, target)
 
 
 def keep_states(processor: OutputProcessor) -> None:
@@ -205,6 +214,7 @@ def _leg_params(params: SamplingParams, leg: Leg) -> SamplingParams:
     params.seed = leg.seed
     params.logit_bias = dict(leg.logit_bias) or None
     params.prompt_logprobs = None  # sent already
+    params.extra_args = {**(params.extra_args or {}), KEPT: leg.kept_tokens}
     return params
 
 

@@ -17,6 +17,10 @@ import threading
 import time
 
 from infer_daemon.engines.vllm.causes import write_causes
+from infer_daemon.engines.vllm.kept import (
+    begin_grammars_behind_what_is_kept,
+    count_what_is_kept,
+)
 
 PR_SET_PDEATHSIG = 1
 NAP_ENV = "INFER_DAEMON_SPIN_NAP_S"
@@ -46,6 +50,8 @@ def install() -> None:
     leave_the_terminals_group()
     threading.stack_size(STACK_BYTES)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    count_what_is_kept()
+    begin_grammars_behind_what_is_kept()
     nap_s = os.environ.get(NAP_ENV)
     if nap_s:
         nap_instead_of_yield(float(nap_s))

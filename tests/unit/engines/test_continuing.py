@@ -91,6 +91,13 @@ def test_a_stream_under_a_grammar_is_refused_once_it_has_sent_content() -> None:
     assert "grammar" in step.reason
 
 
+def test_a_grammar_goes_on_in_an_engine_that_lets_it_begin_behind_what_is_kept() -> None:
+    sampling = replace(PLAIN, has_grammar=True)
+    target = Target(context_tokens=1000, restores_grammars=True)
+
+    assert leg([4], sampling, target).kept_tokens == 1
+
+
 def test_a_grammar_does_not_matter_to_an_answer_that_was_complete() -> None:
     sampling = replace(PLAIN, has_grammar=True, stop_token_ids=frozenset({9}))
 
@@ -212,7 +219,10 @@ def test_an_engine_that_counts_what_is_kept_needs_no_bias() -> None:
 def test_bad_words_of_several_tokens_may_be_completed_across_the_cut() -> None:
     sampling = replace(PLAIN, has_long_bad_words=True)
 
+    counting = Target(context_tokens=1000, counting=Counting.ENGINE)
+
     assert went_on([4], sampling).inexact == {Inexact.BAD_WORDS}
+    assert went_on([4], sampling, counting).inexact == set()
 
 
 # Against an engine.
