@@ -255,9 +255,14 @@ class Core(State):
 
     def _count(self, running: Running, count: int, prompt_service: float, now_s: float) -> None:
         service = self.policy.output_weight * count
+        is_backlogged = bool(self.waiting)
         self._charge(running.job, service)
-        self.pace.note(prompt_service + service, now_s, is_backlogged=bool(self.waiting))
+        self.pace.note(prompt_service + service, now_s, is_backlogged=is_backlogged)
+        if running.generated:
+            gap_s = now_s - running.last_output_s
+            self.pace.went_on(count / running.job.seqs, gap_s, is_backlogged=is_backlogged)
         running.generated += count
+        running.last_output_s = now_s
         if running.generated > running.output_tokens * running.job.seqs:
             self._expect_more(running)
 

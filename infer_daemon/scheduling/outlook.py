@@ -22,7 +22,7 @@ class Outlook:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._left: list[float] | None = None
+        self._left_s: list[float] | None = None
 
     def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
         """How long a job of that tenant and class would wait if it came now and were due then: of
@@ -60,7 +60,7 @@ class Outlook:
         if tier is Tier.BATCH:
             share_min = state.policy.batch_share_min
             above = min(above, state.batch_share.others_before(beside, share_min))
-        return self._until_place(above + beside) / per_s
+        return self._until_place_s(above + beside, per_s)
 
     def _others_before(self, tenant: str, tier: Tier, before: float) -> float:
         """Service that the other tenants of a class get until one of them has had `before` more:
@@ -76,31 +76,38 @@ class Outlook:
                 service += min(line.service, ahead + line.first.service)
         return service
 
-    def _until_place(self, before: float) -> float:
-        """Service that is done, by all places together, until one is free for whoever comes after
-        so much waiting work.
+    def _until_place_s(self, before: float, per_s: float) -> float:
+        """Until a place is free for whoever comes after so much waiting work.
 
         Jobs that went in together end together, so how far those inside have come counts as much
         as how many wait: places are filled in rounds, each when its job has ended.
         """
         state = self._state
-        if not state.running:
-            return before
-        if self._left is None:
-            self._left = sorted(_left(state, running) for running in state.running.values())
-        places = len(self._left)
+        places = len(state.running)
+        if not places:
+            return before / per_s
+        place_per_s = per_s / places
+        if self._left_s is None:
+            running = state.running.values()
+            self._left_s = sorted(_left_s(state, one, place_per_s) for one in running)
         mean = sum(state.backlog.values()) / max(1, len(state.waiting))
         jobs = round(before / mean) if mean > 0 else 0
         rounds, place = divmod(jobs, places)
-        return (rounds * mean + self._left[place]) * places
+        return rounds * mean / place_per_s + self._left_s[place]
 
 
-def _left(state: State, running: Running) -> float:
-    """What a job in an engine is still expected to cost. Its prompt counts until it is done."""
-    job = running.job
+def _left_s(state: State, running: Running, place_per_s: float) -> float:
+    """For how long a job in an engine is still expected to be there. Once its prompt is done, by
+    the time that output takes: that is far less service a second than prompts are.
+
+    Args: place_per_s: service that a place gives in a second, prompts and output together.
+    """
+    job, token_s = running.job, state.pace.output_token_s
+    if running.generated and token_s is not None:
+        return max(0.0, running.output_tokens - running.generated / job.seqs) * token_s
     whole = state.policy.service(job, running.output_tokens * job.seqs)
     done = state.policy.service(job, running.generated) if running.generated else 0.0
-    return max(0.0, whole - done)
+    return max(0.0, whole - done) / place_per_s
 
 
 def snapshot(state: State) -> dict[str, object]:

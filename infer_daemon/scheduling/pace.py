@@ -1,4 +1,4 @@
-"""How fast waiting work is done: service per second, measured while there was any. Pure."""
+"""How fast work is done while more of it waits. Pure."""
 
 MEMORY_S = 10.0
 KNOWN_AFTER_S = 1.0
@@ -12,6 +12,8 @@ class Pace:
         self._service = 0.0
         self._time_s = 0.0
         self._last_s: float | None = None
+        self._tokens = 0.0
+        self._gaps_s = 0.0
 
     def note(self, service: float, now_s: float, *, is_backlogged: bool) -> None:
         """That much was done. What is done while nobody waits says nothing of the engine's pace."""
@@ -24,9 +26,22 @@ class Pace:
             decay = MEMORY_S / (MEMORY_S + spent_s)
             self._service *= decay
             self._time_s = self._time_s * decay + spent_s
+            self._tokens *= decay
+            self._gaps_s *= decay
         self._service += service
+
+    def went_on(self, tokens: float, gap_s: float, *, is_backlogged: bool) -> None:
+        """A sequence has so many output tokens more than that long before."""
+        if is_backlogged and gap_s >= 0:
+            self._tokens += tokens
+            self._gaps_s += min(MEMORY_S, gap_s)
 
     @property
     def service_per_s(self) -> float | None:
         """None while nothing is known."""
         return self._service / self._time_s if self._time_s > KNOWN_AFTER_S else None
+
+    @property
+    def output_token_s(self) -> float | None:
+        """What a sequence needs for one; None while nothing is known, or nothing is generated."""
+        return self._gaps_s / self._tokens if self._tokens >= 1 else None

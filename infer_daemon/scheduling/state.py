@@ -51,6 +51,8 @@ class Running:
     """What batch work paid of its minimum share when it went in; None if it kept nobody waiting."""
     generated: int = 0
     """Of all its sequences."""
+    last_output_s: float = 0.0
+    """When the last of that came."""
 
 
 class State:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.looptime(noop_cycles=5)
 SEQS, STEP_S, TOKENS_MEAN = 16, 0.05, 20
 TTFT_MAX_S = 1.0
 SECONDS = 60
+LONG = "hello " * 64
 ENGINE = f"""
 [engines.a]
 kind = "sim"
@@ -25,14 +26,23 @@ sim = {{ step_ms = {STEP_S * 1e3} }}
 [models.echo]
 engines = ["a"]
 """
+SMALL_STEPS = ENGINE.replace(
+    "[models.echo]",
+    """window = { prefill_tokens = 144 }
+[scheduling]
+kept_for_newcomers = 0.3
+[models.echo]""",
+)
+"""Of a window that keeps much, and takes in few long prompts at a time."""
 
 
 class Crowd:
     """Clients of one tenant."""
 
-    def __init__(self, inside: Inside, *, spread: int, seed: int) -> None:
+    def __init__(self, inside: Inside, *, prompt: str, spread: int, seed: int) -> None:
         """Args: spread: answers have `TOKENS_MEAN` plus or minus so many tokens."""
         self._inside = inside
+        self._prompt = prompt
         self._spread = spread
         self._chance = random.Random(seed)
         self.endings: Counter[str] = Counter()
@@ -69,7 +79,7 @@ class Crowd:
         tokens = TOKENS_MEAN + self._chance.randint(-self._spread, self._spread)
         try:
             stream = await self._inside.stream(
-                prompt="hello",
+                prompt=self._prompt,
                 max_tokens=tokens,
                 ignore_eos=True,
                 head={"deadline_ms": f"{deadline_s * 1e3:.0f}"},
@@ -86,13 +96,20 @@ class Crowd:
             self.refused_after_s.append(loop.time() - begun_s)
 
 
+@pytest.mark.parametrize(
+    ("engine", "prompt"),
+    [
+        pytest.param(ENGINE, "hello", id="short prompts"),
+        pytest.param(SMALL_STEPS, LONG, id="long prompts"),
+    ],
+)
 @pytest.mark.parametrize("spread", [0, 15], ids=["equal answers", "unequal answers"])
 @pytest.mark.parametrize("multiple", [1.5, 3, 10])
 async def test_ten_times_the_traffic_costs_nobody_an_answer_that_there_was_time_for(
-    settings_of: MakeSettings, multiple: float, spread: int
+    settings_of: MakeSettings, multiple: float, spread: int, engine: str, prompt: str
 ) -> None:
-    async with Inside(settings_of(ENGINE)).running() as inside:
-        crowd = Crowd(inside, spread=spread, seed=int(10 * multiple) + spread)
+    async with Inside(settings_of(engine)).running() as inside:
+        crowd = Crowd(inside, prompt=prompt, spread=spread, seed=int(10 * multiple) + spread)
         capacity_per_s = await crowd.capacity_per_s(SECONDS)
         await crowd.come(multiple * capacity_per_s, SECONDS)
 

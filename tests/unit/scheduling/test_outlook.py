@@ -87,6 +87,26 @@ def test_who_has_had_more_than_the_others_waits_until_they_have_as_much(
     assert expected_wait_s(core, "ahead", INTERACTIVE) == pytest.approx(6, rel=0.02)
 
 
+def test_a_place_is_taken_for_as_long_as_its_output_takes_whatever_its_prompt_was(
+    job: MakeJob,
+) -> None:
+    core = Core(Policy(queue_len_max=99))
+    open_engine(core, 1)
+    for n in range(5):
+        core.submit(job(f"j{n}", prompt_tokens=1000, output_tokens_max=50), 0)
+    for n in range(3):
+        core.token(JobId(f"j{n}"), 1, 5 * n + 0.1)  # a prompt takes as long as a token
+        for tenth in range(2, 51):
+            core.token(JobId(f"j{n}"), 1, 5 * n + tenth / 10)
+        core.finish(JobId(f"j{n}"), 5 * n + 5)
+    core.token(JobId("j3"), 1, 15.1)
+    core.token(JobId("j3"), 1, 15.2)
+
+    prospect = Outlook(core).prospect(JobId("j4"))
+    assert prospect is not None
+    assert prospect.wait_s == pytest.approx(4.8, rel=0.02)
+
+
 def test_work_that_weighs_nothing_has_no_pace(job: MakeJob) -> None:
     core = Core(Policy(queue_len_max=9, input_weight=0.0))
     open_engine(core, 1)

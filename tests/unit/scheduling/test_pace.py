@@ -66,3 +66,22 @@ def test_a_clock_that_jumps_by_a_day_is_forgotten_like_any_pause(pace: Pace) -> 
     work(pace, 3 * MEMORY_S, 500.0, start_s=end_s + 86_400)
 
     assert pace.service_per_s == pytest.approx(500, rel=0.1)
+
+
+def test_what_a_sequence_needs_for_a_token_is_measured_while_others_wait(pace: Pace) -> None:
+    assert pace.output_token_s is None
+    for _ in range(10):
+        pace.went_on(1, 0.05, is_backlogged=True)
+        pace.went_on(3, 0.15, is_backlogged=True)
+        pace.went_on(1, 9.0, is_backlogged=False)
+
+    assert pace.output_token_s == pytest.approx(0.05)
+
+
+def test_what_tokens_took_long_ago_counts_for_little(pace: Pace) -> None:
+    for tenth in range(600):
+        gap_s = 0.5 if tenth < 300 else 0.1
+        pace.note(1.0, tenth / 10, is_backlogged=True)
+        pace.went_on(1, gap_s, is_backlogged=True)
+
+    assert pace.output_token_s == pytest.approx(0.1, rel=0.3)
