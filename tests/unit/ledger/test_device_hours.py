@@ -126,6 +126,7 @@ async def test_a_run_that_could_not_start_leaves_the_time_before_it_to_the_next(
 ) -> None:
     monkeypatch.setattr("time.time_ns", lambda: NOON_US * 1000 + HOUR_NS)
     first = await Run(tmp_path).start()
+    first.clock.now_ns = 40
     await first.close()
     failed = Run(tmp_path, NOON_US * 1000 + 50)
     await failed.book.start()  # and no more
