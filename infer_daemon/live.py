@@ -11,8 +11,8 @@ import structlog
 from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.pool import Pool
+from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.allowances import Allowances
-from infer_daemon.ledger.budgets import Budget, Unit
 from infer_daemon.ledger.periods import Period
 from infer_daemon.ledger.pricing import Price
 from infer_daemon.request_path import RequestPath

@@ -13,9 +13,9 @@ from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
+from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
-from infer_daemon.ledger.budgets import Budget, Unit
 from infer_daemon.ledger.devices import Device
 from infer_daemon.ledger.periods import Period
 from infer_daemon.ledger.pricing import Price

@@ -6,7 +6,6 @@ its row, and its tenant's budgets, have it from there.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -14,14 +13,13 @@ from infer_daemon.domain.errors import CutShort, DaemonError, PoolLost, QuotaExc
 from infer_daemon.domain.money import usd
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.budgets import (
-    Budget,
     Budgets,
     Exhausted,
     Reservation,
     Spend,
     Standing,
-    Unit,
 )
 from infer_daemon.ledger.instants import iso
 from infer_daemon.ledger.pricing import Bill, Price, charge, most_nano_usd
@@ -34,16 +32,6 @@ HELD_RETRY_S = 2.0
 SECOND_US = 1_000_000
 _FREE = Price(input_nano_usd=0, cached_nano_usd=0, output_nano_usd=0)
 _NOTHING = Bill()
-
-
-@dataclass(slots=True)
-class _Holding:
-    """What a request has reserved, and for which tokens."""
-
-    reservation: Reservation
-    input_tokens: int = 0
-    """Of all its calls that have been rendered."""
-    output_tokens: int = 0
 
 
 class Allowances:
@@ -65,7 +53,8 @@ class Allowances:
         self._prices = prices
         self._now_us = now_us
         self._budgets = Budgets(limits)
-        self._held: dict[str, _Holding] = {}
+        #: What each open request has reserved: for the tokens of all its calls that are rendered.
+        self._held: dict[str, Reservation] = {}
         #: Budget -> start of the last period in which it was told that it is passed, and its limit.
         self._told: dict[tuple[object, ...], tuple[int, int | None]] = {}
         #: Who had passed a budget when a request of theirs was last settled. Nobody else has
@@ -104,7 +93,7 @@ class Allowances:
         answer = self._budgets.reserve(record.tenant, tokens, nano_usd, now_us)
         if isinstance(answer, Exhausted):
             raise _quota_exceeded(record.tenant, answer, now_us)
-        self._held[record.id] = _Holding(answer)
+        self._held[record.id] = answer
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
         if record.tenant in self._passed and (
             overspent := self._budgets.warnings(record.tenant, now_us)
@@ -118,17 +107,17 @@ class Allowances:
         Raises:
             QuotaExceeded: since it came, others have reserved all that was left.
         """
-        holding = self._held[record.id]
-        input_tokens += holding.input_tokens
-        output_tokens += holding.output_tokens
+        held = self._held[record.id]
+        input_tokens += held.input_tokens
+        output_tokens += held.output_tokens
         price = self._prices.get(record.model, _FREE)
         nano_usd = most_nano_usd(price, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
-        why = self._budgets.amend(holding.reservation, tokens, nano_usd, now_us)
+        why = self._budgets.amend(held, tokens, nano_usd, now_us)
         if why is not None:
-            self._let_go(holding, now_us)
+            self._let_go(held, now_us)
             raise _quota_exceeded(record.tenant, why, now_us)
-        holding.input_tokens, holding.output_tokens = input_tokens, output_tokens
+        held.input_tokens, held.output_tokens = input_tokens, output_tokens
         record.reserved_tokens, record.reserved_nano_usd = tokens, nano_usd
 
     def settle(self, record: RequestRecord, error: DaemonError | None = None) -> Bill:
@@ -139,25 +128,21 @@ class Allowances:
 
         Args: error: what its client was told; None if it got its answer or went away.
         """
-        holding = self._held.pop(record.id, None)
-        if holding is None:
+        held = self._held.pop(record.id, None)
+        if held is None:
             return _NOTHING
         if record.granted_s is None:
-            self._budgets.release(holding.reservation)
+            self._budgets.release(held)
             return _NOTHING
-        price = charge(
-            _FREE if _is_our_fault(error) else self._prices.get(record.model, _FREE),
-            prompt_tokens=record.prompt_tokens,
-            cached_tokens=record.cached_tokens,
-            completion_tokens=record.completion_tokens,
-        )
-        tokens, now_us = record.prompt_tokens + record.completion_tokens, self._now_us()
-        record.price_nano_usd = price.total_nano_usd
-        starts_us = self._budgets.settle(holding.reservation, tokens, price.total_nano_usd, now_us)
-        if record.tenant in self._limits:
+        prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
+        price = _FREE if _is_our_fault(error) else self._prices.get(record.model, _FREE)
+        bill = charge(price, prompt_tokens, record.cached_tokens, completion_tokens)
+        tokens, now_us = prompt_tokens + completion_tokens, self._now_us()
+        day_us, month_us = self._budgets.settle(held, tokens, bill.total_nano_usd, now_us)
+        if held.has_passed or record.tenant in self._passed:
             for standing in self._newly_passed(record.tenant, now_us):
                 _tell(record.tenant, standing)
-        return Bill(price, tokens, *starts_us)
+        return Bill(bill, tokens, day_us, month_us)
 
     def standings(self) -> list[tuple[str, Standing]]:
         """Of every budget there is, with its tenant."""
@@ -189,11 +174,11 @@ class Allowances:
         """Assert that nothing is reserved that no open request holds; tests call it."""
         self._budgets.check()
 
-    def _let_go(self, holding: _Holding, now_us: int) -> None:
+    def _let_go(self, held: Reservation, now_us: int) -> None:
         """Of a request that is refused, and settles soon: what it holds must not keep out those who
         are rendered until then. Unless an engine may be at work for it."""
-        if not holding.input_tokens:
-            self._budgets.amend(holding.reservation, 0, 0, now_us)
+        if not held.input_tokens:
+            self._budgets.amend(held, 0, 0, now_us)
 
     def _newly_passed(self, tenant: str, now_us: int) -> list[Standing]:
         """Budgets that have been passed since this was last asked."""

@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,16 +62,18 @@ class Book:
         self._section = section
         self._loop = loop
         self._open: set[str] = set()
-        self._unsafe: dict[str, float] = {}
-        """Since when the rows of settled requests wait for the disk; the oldest first."""
-        #: Those of them whose clients still wait for that.
-        self._waiting: dict[str, asyncio.Future[None]] = {}
+        #: Of settled requests: since when their rows wait for the disk, and what their clients wait
+        #: for; the oldest first.
+        self._waiting: dict[str, tuple[float, asyncio.Future[None]]] = {}
+        #: The same of those whose clients wait no more.
+        self._late: dict[str, float] = {}
         #: One for all who wait: each of its own would cost more than all else that is done for it.
         self._patience: asyncio.TimerHandle | None = None
         self._writer = Writer(
             folder,
             durability=section.durability,
             tell=loop.call_soon_threadsafe,
+            soon=loop.call_soon,
             on_commit=on_commit,
         )
 
@@ -83,6 +87,7 @@ class Book:
 
     async def close(self) -> None:
         """Write down everything that was handed over."""
+        self._writer.seal()
         await asyncio.to_thread(self._writer.close, CLOSE_TIMEOUT_S)
 
     async def spent(self, now_us: int) -> list[Spend]:
@@ -103,7 +108,7 @@ class Book:
     def snapshot(self) -> dict[str, object]:
         """For operators: its health, what is open, since when the oldest settled row waits for the
         disk, and how large the files are."""
-        since_s = next(iter(self._unsafe.values()), None)
+        since_s = next(chain(self._late.values(), (s for s, _ in self._waiting.values())), None)
         return {
             **asdict(self.health),
             "open": len(self._open),
@@ -134,37 +139,39 @@ class Book:
         """A request has ended, and came to that. What is returned is done when its row is safe:
         wait for it before the client has its end. It is not to be waited for for ever: it is done
         then, too, and the log says so. None for one that was never opened."""
-        if record.id not in self._open:
+        request_id = record.id
+        if request_id not in self._open:
             return None
-        self._open.remove(record.id)
-        request_id, safe = record.id, self._loop.create_future()
-
-        def done(problem: LedgerProblem | None) -> None:
-            del self._unsafe[request_id]
-            self._waiting.pop(request_id, None)
-            if problem is not None:
-                log.error("ledger_refused", id=request_id, why=str(problem))
-            if not safe.done():
-                safe.set_result(None)
-
-        self._unsafe[request_id] = self._loop.time()
-        self._waiting[request_id] = safe
+        self._open.remove(request_id)
+        safe = self._loop.create_future()
+        self._waiting[request_id] = self._loop.time(), safe
         if self._patience is None:
             self._patience = self._loop.call_later(COMMIT_TIMEOUT_S, self._give_up)
-        self._writer.settled(settlement_of(record, bill), done)
+        self._writer.settled(settlement_of(record, bill), partial(self._is_safe, request_id))
         return safe
+
+    def _is_safe(self, request_id: str, problem: LedgerProblem | None) -> None:
+        """Or nothing will make it so."""
+        waiting = self._waiting.pop(request_id, None)
+        if problem is not None:
+            log.error("ledger_refused", id=request_id, why=str(problem))
+        if waiting is None:
+            del self._late[request_id]
+        elif not waiting[1].done():  # else its task was cancelled
+            waiting[1].set_result(None)
 
     def _give_up(self) -> None:
         """Who has waited long enough waits no more."""
         self._patience = None
         now_s = self._loop.time()
         while self._waiting:
-            request_id = next(iter(self._waiting))
-            left_s = self._unsafe[request_id] + COMMIT_TIMEOUT_S - now_s
+            request_id, (since_s, safe) = next(iter(self._waiting.items()))
+            left_s = since_s + COMMIT_TIMEOUT_S - now_s
             if left_s > 0:
                 self._patience = self._loop.call_later(left_s, self._give_up)
                 return
-            safe = self._waiting.pop(request_id)
+            del self._waiting[request_id]
+            self._late[request_id] = since_s
             if not safe.done():  # else its task was cancelled
                 why = self.health.why
                 log.error("ledger_late", id=request_id, why=why, timeout_s=COMMIT_TIMEOUT_S)

@@ -6,8 +6,8 @@ somebody says that it is down. An engine on several devices uses all of them at 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+
+import msgspec
 
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.ledger.devices import Device, DeviceClock, DeviceHour, Line, Phase, Seat
@@ -15,17 +15,16 @@ from infer_daemon.ledger.pricing import compute_nano_usd
 from infer_daemon.ledger.weights import Weights
 
 
-@dataclass(slots=True)
-class Used:
-    """What one call has used, of all devices of its engine together. Not to be changed; frozen it
-    would take four times as long to make."""
+class Used(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What one call has used, of all devices of its engine together."""
 
     ns: int = 0
     nano_usd: int = 0
-    waste_ns: int = 0
-    """The part of `ns` that was for nothing."""
-    parts: tuple[tuple[Seat, int, int], ...] = field(default=(), compare=False, repr=False)
+    parts: Sequence[tuple[Seat, int, int]] = ()
     """`ns` by device and hour."""
+
+
+_NOTHING = Used()
 
 
 class ComputeMeter:
@@ -82,52 +81,37 @@ class ComputeMeter:
         self._calls[call] = engine, seqs
         weight = self._weights[engine].reading(prompt_tokens)
         for seat in self._seats[engine]:
-            seat.advance(now_ns)
-            seat.shares.enter(call, weight)
-            seat.settle()
+            seat.enter(call, weight, now_ns)
 
     def first_token(self, call: JobId, now_ns: int) -> None:
         """The prompt is read and it generates. Unknown calls are fine."""
-        if call in self._calls:
-            engine, seqs = self._calls[call]
+        if (found := self._calls.get(call)) is not None:
+            engine, seqs = found
             weight = self._weights[engine].writing(seqs)
             for seat in self._seats[engine]:
-                seat.advance(now_ns)
-                seat.shares.reweigh(call, weight)
+                seat.reweigh(call, weight, now_ns)
 
-    def leave(self, call: JobId, now_ns: int, *, wasted: Fraction = Fraction(0)) -> Used:
-        """The engine is done with it. Unknown calls are fine and have used nothing.
-
-        Args: wasted: how much of it was for nothing, from 0 to 1.
-        """
-        if call not in self._calls:
-            return Used()
-        engine, _ = self._calls.pop(call)
+    def leave(self, call: JobId, now_ns: int) -> Used:
+        """The engine is done with it. Unknown calls are fine and have used nothing."""
+        if (found := self._calls.pop(call, None)) is None:
+            return _NOTHING
         ns = nano_usd = 0
         parts: list[tuple[Seat, int, int]] = []
-        for seat in self._seats[engine]:
-            seat.advance(now_ns)
+        for seat in self._seats[found[0]]:
             seat_ns = 0
-            for hour_at_us, hour_ns in seat.shares.leave(call, seat.clock.hour_at_us):
+            for hour_at_us, hour_ns in seat.leave(call, now_ns):
                 seat_ns += hour_ns
                 parts.append((seat, hour_at_us, hour_ns))
             ns += seat_ns
             nano_usd += compute_nano_usd(seat_ns, seat.clock.device.price_nano_usd_per_hour)
-            seat.settle()
-        used = Used(ns, nano_usd, 0, tuple(parts))
-        return replace(used, waste_ns=self.waste(used, wasted)) if wasted else used
+        return Used(ns, nano_usd, parts)
 
-    def waste(self, used: Used, share: Fraction = Fraction(1)) -> int:
-        """What a call has used turns out to have been for nothing, or a share of it. Belongs to the
-        hours in which it was used. To be told once of each; returns how many nanoseconds that is.
-        """
-        waste_ns = 0
+    def waste(self, used: Used) -> None:
+        """What a call has used turns out to have been for nothing. Belongs to the hours in which it
+        was used. To be told once of each."""
         for seat, hour_at_us, hour_ns in used.parts:
-            hour_waste_ns = int(hour_ns * share)
-            seat.row(hour_at_us).ns[Line.ATTRIBUTED] -= hour_waste_ns
-            seat.row(hour_at_us).ns[Line.WASTE] += hour_waste_ns
-            waste_ns += hour_waste_ns
-        return waste_ns
+            seat.row(hour_at_us).ns[Line.ATTRIBUTED] -= hour_ns
+            seat.row(hour_at_us).ns[Line.WASTE] += hour_ns
 
     def hours(self, now_ns: int) -> list[DeviceHour]:
         """What has come to the rows of each hour since the last time this was asked."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
 from infer_daemon.ledger.shares import Shares
@@ -83,10 +83,12 @@ class Seat:
         self.rows: dict[int, DeviceHour] = {}
         #: The one of the hour that is now.
         self._now: DeviceHour | None = None
-        #: Whether the device's time is this engine's, or a part of it.
-        self.is_user = False
+        #: Whether the device's time, or a part of it, is that of the calls inside.
+        self.is_shared = False
         #: Up to where on the device's virtual clock that time is on its line.
         self.told_ns = 0
+        #: The same of the calls' shares, which are needed more often.
+        self.shared_ns = 0
         clock.seats.append(self)
         clock.sort()
 
@@ -99,9 +101,36 @@ class Seat:
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. To be called before anything changes here."""
-        self.clock.advance(now_ns)
-        if self.is_user:
-            self.tell()
+        clock = self.clock
+        clock.advance(now_ns)
+        if self.is_shared and clock.each_ns != self.shared_ns:
+            self._share()
+
+    def _share(self) -> None:
+        """What its part has come to since the last time is shared by the calls inside."""
+        each_ns = self.clock.each_ns
+        self.shares.take(each_ns - self.shared_ns)
+        self.shared_ns = each_ns
+
+    def enter(self, call: JobId, weight: int, now_ns: int) -> None:
+        """A call is inside from now on."""
+        self.advance(now_ns)
+        self.shares.enter(call, weight)
+        if not self.is_shared:
+            self.settle()
+
+    def reweigh(self, call: JobId, weight: int, now_ns: int) -> None:
+        """It weighs so much from now on."""
+        self.advance(now_ns)
+        self.shares.reweigh(call, weight)
+
+    def leave(self, call: JobId, now_ns: int) -> list[tuple[int, int]]:
+        """It is not inside any more. Returns its share, as hours and nanoseconds."""
+        self.advance(now_ns)
+        used = self.shares.leave(call, self.clock.hour_at_us)
+        if not self.shares.weight:
+            self.settle()
+        return used
 
     def tell(self) -> None:
         """What its part of the device's time has come to since the last time goes on its line, in
@@ -110,12 +139,11 @@ class Seat:
         if not ns:
             return
         self.told_ns += ns
-        row, line = self._now, self.line
-        if row is None:
-            row = self._now = self.row(self.clock.hour_at_us)
-        row.ns[line] += ns
-        if line is _ATTRIBUTED:
-            self.shares.take(ns)
+        if self._now is None:
+            self._now = self.row(self.clock.hour_at_us)
+        self._now.ns[self.line] += ns
+        if self.is_shared and self.clock.each_ns != self.shared_ns:
+            self._share()
 
     def end_hour(self) -> None:
         """The hour that was now is over."""
@@ -167,11 +195,20 @@ class DeviceClock:
         first = min(_BEFORE[seat.line] for seat in self.seats)
         self.users = [seat for seat in self.seats if _BEFORE[seat.line] == first]
         for seat in self.seats:
-            seat.is_user = _BEFORE[seat.line] == first
-            seat.told_ns = self.each_ns
+            is_user = _BEFORE[seat.line] == first
+            seat.is_shared = is_user and seat.line is _ATTRIBUTED
+            seat.told_ns = seat.shared_ns = self.each_ns
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. A moment that is past already changes nothing."""
+        if self.at_ns < now_ns < self.hour_end_ns:  # as good as always
+            ns = now_ns - self.at_ns + self._left_ns
+            users = len(self.users)
+            each_ns = ns // users
+            self._left_ns = ns - each_ns * users
+            self.each_ns += each_ns
+            self.at_ns = now_ns
+            return
         while self.at_ns < now_ns:
             until_ns = min(now_ns, self.hour_end_ns)
             ns = until_ns - self.at_ns + self._left_ns
@@ -190,6 +227,7 @@ class DeviceClock:
         """What could not be divided is somebody's, too."""
         self.tell()
         self.users[0].told_ns -= self._left_ns
+        self.users[0].shared_ns -= self._left_ns
         self._left_ns = 0
         self.users[0].tell()
 

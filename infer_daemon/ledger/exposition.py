@@ -10,7 +10,8 @@ from prometheus_client.samples import Sample
 
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
-from infer_daemon.ledger.budgets import Standing, Unit
+from infer_daemon.ledger.accounts import Unit
+from infer_daemon.ledger.budgets import Standing
 from infer_daemon.ledger.devices import Device, Line
 
 

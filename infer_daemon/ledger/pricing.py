@@ -2,7 +2,9 @@
 a sum over millions of requests is exact to the last digit."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
+
+import msgspec
 
 from infer_daemon.domain.money import nano_usd
 
@@ -46,7 +48,7 @@ class Price:
         )
 
 
-class Charge(NamedTuple):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a request is charged. Each part is rounded by itself and the total is their sum, so that
     columns add up to rows."""
 
@@ -61,7 +63,7 @@ class Charge(NamedTuple):
         return self.input_nano_usd + self.cached_nano_usd + self.output_nano_usd
 
 
-class Bill(NamedTuple):
+class Bill(msgspec.Struct, frozen=True, gc=False):
     """What a request comes to in the end."""
 
     charge: Charge = Charge(0, 0, 0)
@@ -72,15 +74,14 @@ class Bill(NamedTuple):
     month_start_us: int | None = None
 
 
-def charge(
-    price: Price, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int
-) -> Charge:
+def charge(price: Price, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> Charge:
     """The charge for that use.
 
     Args: prompt_tokens: all of them, cached ones included, as in OpenAI's `usage`. More cached
     tokens than that are not believed: nobody pays for tokens that were not sent.
     """
-    cached_tokens = min(cached_tokens, prompt_tokens)
+    if cached_tokens > prompt_tokens:
+        cached_tokens = prompt_tokens
     return Charge(
         ((prompt_tokens - cached_tokens) * price.input_nano_usd + HALF) // MILLION,
         (cached_tokens * price.cached_nano_usd + HALF) // MILLION,
@@ -90,9 +91,11 @@ def charge(
 
 def most_nano_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
     """What such a request is charged at most, whatever is cached (but for rounding)."""
-    input_nano_usd = prompt_tokens * max(price.input_nano_usd, price.cached_nano_usd)
-    output_nano_usd = completion_tokens * price.output_nano_usd
-    return (input_nano_usd + HALF) // MILLION + (output_nano_usd + HALF) // MILLION
+    dearest, cached = price.input_nano_usd, price.cached_nano_usd
+    if cached > dearest:
+        dearest = cached
+    input_nano_usd = (prompt_tokens * dearest + HALF) // MILLION
+    return input_nano_usd + (completion_tokens * price.output_nano_usd + HALF) // MILLION
 
 
 def compute_nano_usd(compute_ns: int, price_nano_usd_per_hour: int) -> int:

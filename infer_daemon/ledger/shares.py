@@ -6,7 +6,7 @@ event costs the same however many are inside. All is whole numbers and what a di
 is carried on, so that the shares of all calls are the time, to the nanosecond.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from infer_daemon.domain.jobs import JobId
 
@@ -14,8 +14,7 @@ SCALE = 1 << 32
 """Parts of a nanosecond that shares are counted in."""
 
 
-@dataclass(slots=True)
-class _Stay:
+class _Stay(msgspec.Struct, gc=False):
     """A call that is inside."""
 
     weight: int
@@ -52,8 +51,9 @@ class Shares:
 
     def reweigh(self, call: JobId, weight: int) -> None:
         """It weighs so much from now on."""
-        stay = self._stays[call]
-        stay.parts, stay.since = stay.used(self._clock), self._clock
+        stay, clock = self._stays[call], self._clock
+        stay.parts += stay.weight * (clock - stay.since)
+        stay.since = clock
         self.weight += weight - stay.weight
         stay.weight = weight
 

@@ -120,7 +120,8 @@ class Stopwatch:
             record.compute_ns += used.ns
             record.compute_nano_usd += used.nano_usd
             if record.outcome is Outcome.CANCELLED:
-                record.waste_ns += self._meter.waste(used)
+                self._meter.waste(used)
+                record.waste_ns += used.ns
 
     def refresh(self) -> int:
         """Bring `totals` up to date; returns to which moment, in nanoseconds since the epoch."""

@@ -27,6 +27,7 @@ Done = Callable[[LedgerProblem | None], None]
 """Told once that a row is durable, or why it was not taken."""
 Told = list[tuple[Done, LedgerProblem | None]]
 Entry = tuple[Row, Done | None]
+"""`Done` is for settlements alone: nobody waits for an opening."""
 T = TypeVar("T")
 
 _ROWS_FAULT = (

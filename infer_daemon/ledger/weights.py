@@ -24,11 +24,12 @@ class Weights:
 
     def reading(self, prompt_tokens: int) -> int:
         """Of a call that has no token yet. Never nothing: it is inside."""
-        return max(1, self.prompt_token * min(prompt_tokens, self.step_tokens))
+        read_tokens = prompt_tokens if prompt_tokens < self.step_tokens else self.step_tokens
+        return self.prompt_token * read_tokens or 1
 
     def writing(self, seqs: int) -> int:
         """Of a call that generates."""
-        return UNIT * max(1, seqs)
+        return UNIT * seqs if seqs > 1 else UNIT
 
 
 @dataclass(frozen=True, slots=True)

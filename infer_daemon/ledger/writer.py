@@ -1,6 +1,8 @@
 """The one thread that owns the database, and the queue that the event loop hands rows over by.
 
-Group commit: at once when idle; whatever comes in during a commit goes into the next one.
+Group commit: at once when idle; whatever comes in during a commit goes into the next one. To wake
+the thread costs more than a row, so all that is handed over in one turn of the event loop goes to
+it together; and it makes the rows, of what it is given for them.
 """
 
 import threading
@@ -15,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
-from infer_daemon.ledger.rows import Opening, Settlement
+from infer_daemon.ledger.rows import Opening, Row, Settlement
 from infer_daemon.ledger.sql.database import PRUNE_MAX, Durability, WriterDatabase
 from infer_daemon.ledger.store import (
     BATCH_ROWS_MAX,
@@ -31,12 +33,19 @@ from infer_daemon.ledger.store import (
 log = structlog.get_logger()
 
 WAITING_MAX = 20_000
-"""Rows in the queue or in memory above which no request may open: two for each in flight."""
+"""Rows handed over or in memory above which no request may open: two for each in flight."""
 RETRY_S = 1.0
 """How often a database that failed is tried again."""
 
 T = TypeVar("T")
-Tell = Callable[[Callable[[], None]], object]
+Run = Callable[[Callable[[], None]], object]
+"""Has it run, now or soon."""
+Draft = tuple[Callable[[], Row], Done | None]
+"""What makes the row, in the writer's thread; and whom to tell."""
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 class _Task:
@@ -58,14 +67,15 @@ class _Task:
 
 
 class Writer:
-    """Takes rows from any thread. You *must* `close` what you `start`."""
+    """Used from one thread, but for what says otherwise. You *must* `close` what you `start`."""
 
     def __init__(
         self,
         folder: Path,
         *,
         durability: Durability = "process",
-        tell: Tell,
+        tell: Run,
+        soon: Run = _at_once,
         on_commit: Callable[[int, float], None] = lambda rows, seconds: None,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -74,14 +84,23 @@ class Writer:
             folder: the state folder, whose lock is held.
             tell: runs what it is given where the callbacks of `settled` belong, once for each
                 commit: `loop.call_soon_threadsafe`.
+            soon: runs what it is given in the thread that hands rows over, when that has handed
+                over all that it has just now: `loop.call_soon`.
             on_commit: told by the writer's thread how many rows a commit had and what it took.
         """
         self._store = Store(folder, durability=durability, clock=time.time)
         self._tell = tell
+        self._soon = soon
         self._on_commit = on_commit
         self._retry_s = retry_s
         self._retry_at_s = 0.0
-        self._queue: SimpleQueue[Entry | _Task | None] = SimpleQueue()
+        #: What has been handed over in this turn.
+        self._crowd: list[Draft] = []
+        self._queue: SimpleQueue[list[Draft] | _Task | None] = SimpleQueue()
+        #: What the thread has taken out of it and not written yet.
+        self._taken: list[Draft] = []
+        #: How many rows were handed over and how many are written; each is counted by one thread.
+        self._handed_count = self._written_count = 0
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._is_closing = False
         self._is_over = False
@@ -96,24 +115,38 @@ class Writer:
         self._thread.start()
         return started
 
-    def opened(self, row: Opening) -> None:
+    def opened(self, make: Callable[[], Opening]) -> None:
         """A request holds a reservation.
 
         Raises:
             LedgerFull: too many rows wait; the request must be refused.
         """
-        if self._queue.qsize() + self._store.held >= WAITING_MAX:
+        if self._unwritten >= WAITING_MAX:
             raise LedgerFull(f"{WAITING_MAX} rows wait to be written: {self.health.why or 'busy'}")
-        self._hand_over((row, None))
+        self._hand_over((make, None))
 
-    def settled(self, row: Settlement, done: Done) -> None:
+    def settled(self, make: Callable[[], Settlement], done: Done) -> None:
         """A request has ended. `done` is told once that it is durable, or why it was not taken.
         Always taken: there are no more of these than requests that opened."""
-        self._hand_over((row, done))
+        self._hand_over((make, done))
 
-    def _hand_over(self, entry: Entry) -> None:
+    def _hand_over(self, draft: Draft) -> None:
         assert not self._is_closing, "nothing may be handed over to a ledger that closes"
-        self._queue.put(entry)
+        self._handed_count += 1
+        self._crowd.append(draft)
+        if len(self._crowd) == 1:
+            self._soon(self._send)
+
+    def _send(self) -> None:
+        """Wake the thread for all that was handed over."""
+        if self._crowd:
+            crowd, self._crowd = self._crowd, []
+            self._queue.put(crowd)
+
+    @property
+    def _unwritten(self) -> int:
+        """Rows that are neither in the database nor in the journal."""
+        return self._handed_count - self._written_count + self._store.held
 
     def run(self, work: Callable[[WriterDatabase], T]) -> "Future[T]":
         """Do something else with the database, after everything that was handed over so far. Rows
@@ -122,6 +155,7 @@ class Writer:
         Fails with LedgerProblem while the database is out of use.
         """
         assert not self._is_closing, "nothing may be handed over to a ledger that closes"
+        self._send()
         task = _Task(work)
         self._queue.put(task)
         return task.future
@@ -137,7 +171,8 @@ class Writer:
 
     @property
     def health(self) -> Health:
-        waiting = self._queue.qsize() + self._store.waiting
+        """For any thread."""
+        waiting = self._handed_count - self._written_count + self._store.waiting
         return replace(self._store.health, waiting=waiting)
 
     @property
@@ -145,29 +180,34 @@ class Writer:
         """Settlements that came a second time, since the start."""
         return self._store.settled_twice
 
+    def seal(self) -> None:
+        """Nothing is handed over from now on; what was is on its way. Idempotent."""
+        if not self._is_closing:
+            self._send()
+            self._is_closing = True
+            self._queue.put(None)
+
     def close(self, timeout_s: float) -> int:
-        """Write down everything that was handed over, and end. Blocks; idempotent.
+        """Write down everything that was handed over, and end. Blocks, for which any thread will do
+        if it is sealed; idempotent.
 
         Returns:
             Rows that are neither in the database nor in the journal: 0 unless the disk fails.
         """
         if self._thread.ident is None:  # it never started
             return 0
-        if not self._is_closing:
-            self._is_closing = True
-            self._queue.put(None)
+        self.seal()
         self._thread.join(timeout_s)
-        left = self._queue.qsize() + self._store.held
-        if left:
+        if left := self._unwritten:
             log.critical("ledger_rows_unwritten", rows=left, why=self.health.why)
         return left
 
     def _work(self) -> None:
         """The thread."""
         while not self._is_over:
-            entries, task = self._take()
-            if entries:
-                self._write(entries)
+            drafts, task = self._take()
+            if drafts:
+                self._write(drafts)
             if task is not None:
                 task.run(self._store)
             if not self._is_ok and time.monotonic() >= self._retry_at_s:
@@ -179,31 +219,33 @@ class Writer:
     def _is_ok(self) -> bool:
         return self.state == "ok"
 
-    def _take(self) -> tuple[list[Entry], _Task | None]:
-        """Wait for something, then take what there is: rows, and the task that came after them."""
-        entries: list[Entry] = []
+    def _take(self) -> tuple[list[Draft], _Task | None]:
+        """Wait for something, then take what there is: rows for one commit, and the task that came
+        after them."""
+        taken = self._taken
         timeout_s = None if self._is_ok else max(0.0, self._retry_at_s - time.monotonic())
         try:
-            item = self._queue.get(timeout=timeout_s)
-            while isinstance(item, tuple):
-                entries.append(item)
-                if len(entries) == BATCH_ROWS_MAX:
-                    return entries, None
-                item = self._queue.get_nowait()
+            while len(taken) < BATCH_ROWS_MAX:
+                item = self._queue.get(not taken, timeout_s)
+                if not isinstance(item, list):
+                    self._taken, self._is_over = [], item is None
+                    return taken, item
+                taken += item
         except Empty:
-            return entries, None
-        self._is_over = item is None
-        return entries, item
+            pass
+        self._taken = taken[BATCH_ROWS_MAX:]
+        return taken[:BATCH_ROWS_MAX], None
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, drafts: list[Draft]) -> None:
         was_ok = self._is_ok
         begun_s = time.perf_counter()
+        entries, told = _made(drafts)
         try:
-            told = self._store.write(entries)
+            told += self._store.write(entries)
         except Exception as error:  # whatever it is, others wait for this thread
             log.exception("ledger_write_failed", rows=len(entries))
-            problem = LedgerProblem(f"this row could not be written: {error}")
-            told = [(done, problem) for _, done in entries if done is not None]
+            told += [(done, _problem(error)) for _, done in entries if done is not None]
+        self._written_count += len(drafts)
         self._on_commit(len(entries), time.perf_counter() - begun_s)
         self._tell_all(told)
         if was_ok and not self._is_ok:
@@ -225,3 +267,21 @@ class Writer:
             self._tell(run)
         except Exception:  # the rows are safe, and others wait for this thread
             log.exception("ledger_tell_failed", rows=len(told))
+
+
+def _made(drafts: list[Draft]) -> tuple[list[Entry], Told]:
+    """The rows, and who is to be told that its row cannot be made: the others go on."""
+    entries: list[Entry] = []
+    told: Told = []
+    for make, done in drafts:
+        try:
+            entries.append((make(), done))
+        except Exception as error:  # a mistake of ours
+            log.exception("ledger_row_refused")
+            if done is not None:
+                told.append((done, _problem(error)))
+    return entries, told
+
+
+def _problem(error: Exception) -> LedgerProblem:
+    return LedgerProblem(f"this row could not be written: {error}")

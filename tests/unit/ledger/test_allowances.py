@@ -19,8 +19,9 @@ from infer_daemon.domain.errors import (
     WaitedTooLong,
 )
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.allowances import HEADER, HELD_RETRY_S, Allowances
-from infer_daemon.ledger.budgets import Budget, Spend, Unit
+from infer_daemon.ledger.budgets import Spend
 from infer_daemon.ledger.periods import DAY_US, HOUR_US, Period
 from infer_daemon.ledger.pricing import Bill, Charge, Price
 

@@ -1,5 +1,6 @@
 """A backup is the ledger at one moment, whatever is written meanwhile."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,10 @@ def test_a_backup_ends_though_rows_keep_coming(
 
     def send(number: int) -> None:
         if going:
-            row = settlement(f"{number}", metadata="x" * 200)
+            row = partial(settlement, f"{number}", metadata="x" * 200)
             writer.settled(row, lambda problem: send(number + 1))
 
-    writer.settled(settlement("first"), lambda problem: None)
+    writer.settled(partial(settlement, "first"), lambda problem: None)
     writer.run(lambda _: None).result()
     send(0)
     backup(path, tmp_path / "copy.sqlite3")

@@ -6,16 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from infer_daemon.ledger.accounts import PERIODS_MAX, Budget, Unit
 from infer_daemon.ledger.budgets import (
-    PERIODS_MAX,
     STEP_BACK_MAX_US,
-    Budget,
     Budgets,
     Exhausted,
     Reservation,
     Spend,
     Standing,
-    Unit,
 )
 from infer_daemon.ledger.periods import DAY_US, Period, period_end, period_starts
 

@@ -6,14 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from infer_daemon.ledger.budgets import (
-    STEP_BACK_MAX_US,
-    Budget,
-    Budgets,
-    Reservation,
-    Spend,
-    Unit,
-)
+from infer_daemon.ledger.accounts import Budget, Unit
+from infer_daemon.ledger.budgets import STEP_BACK_MAX_US, Budgets, Reservation, Spend
 from infer_daemon.ledger.periods import HOUR_US, Period, period_starts
 from tests.unit.ledger.sample import NOON_US
 

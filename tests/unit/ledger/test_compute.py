@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Iterable
-from fractions import Fraction
 
 import pytest
 
 from infer_daemon.domain.jobs import EngineName, JobId
-from infer_daemon.ledger.compute import ComputeMeter, Used
+from infer_daemon.ledger.compute import ComputeMeter
 from infer_daemon.ledger.devices import Device, DeviceHour, Line, Phase
 from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.pricing import HOUR_NS
@@ -129,7 +128,7 @@ def test_calls_that_nobody_knows_are_fine() -> None:
     meter = one_device(A)
     meter.first_token(X, 10)
 
-    assert meter.leave(X, 20) == Used()
+    assert meter.leave(X, 20).ns == 0
 
 
 def test_a_call_is_in_one_engine_at_a_time() -> None:
@@ -159,23 +158,15 @@ def test_a_call_that_was_for_nothing_is_waste() -> None:
     enter(meter, Y, 0)
     meter.leave(X, 800)
 
-    assert meter.leave(Y, 1000, wasted=Fraction(1)) == Used(600, 0, 600)
+    meter.waste(meter.leave(Y, 1000))
     assert lines(meter.hours(1000)) == {"attributed": 400, "waste": 600}
-
-
-def test_a_part_of_a_call_may_be_waste() -> None:
-    meter = one_device(A)
-    enter(meter, X, 0)
-
-    assert meter.leave(X, 1000, wasted=Fraction(1, 3)).waste_ns == 333
-    assert lines(meter.hours(1000)) == {"attributed": 667, "waste": 333}
 
 
 def test_waste_belongs_to_the_hours_in_which_the_time_was_used_also_when_they_were_told() -> None:
     meter = one_device(A, now_ns=HOUR_NS - 100)
     enter(meter, X, HOUR_NS - 100)
     before = meter.hours(HOUR_NS + 1)
-    meter.leave(X, HOUR_NS + 50, wasted=Fraction(1))
+    meter.waste(meter.leave(X, HOUR_NS + 50))
     after = meter.hours(HOUR_NS + 50)
     meter.check()
 
@@ -306,8 +297,9 @@ def test_an_engine_on_two_devices_uses_both() -> None:
     enter(meter, X, 0)
     enter(meter, Y, 0, engine=B)
 
-    assert meter.leave(X, HOUR_NS) == Used(HOUR_NS * 3 // 2, 2_000_000_000 + 2_000_000_000, 0)
-    assert meter.leave(Y, HOUR_NS) == Used(HOUR_NS // 2, 2_000_000_000, 0)
+    first, second = meter.leave(X, HOUR_NS), meter.leave(Y, HOUR_NS)
+    assert (first.ns, first.nano_usd) == (HOUR_NS * 3 // 2, 2_000_000_000 + 2_000_000_000)
+    assert (second.ns, second.nano_usd) == (HOUR_NS // 2, 2_000_000_000)
 
 
 # Checking.

@@ -81,13 +81,14 @@ class Model:
 
 def follow(
     events: list[tuple[tuple[str, object, object], int]],
-) -> tuple[Model, list[DeviceHour], list[Used]]:
-    """The meter beside the model; each call's share is compared when it leaves."""
+) -> tuple[Model, list[DeviceHour], list[Used], list[Used]]:
+    """The meter beside the model; each call's share is compared when it leaves. The last are those
+    that were for nothing."""
     meter = ComputeMeter(ENGINES, epoch_ns=TEN_NS, now_ns=0)
     for name in ENGINES:
         meter.weigh(name, WEIGHTS)
         meter.phase(name, Phase.READY, 0)
-    model, rows, used = Model(), list[DeviceHour](), list[Used]()
+    model, rows, used, wasted = Model(), list[DeviceHour](), list[Used](), list[Used]()
     for count, ((what, which, arg), after_ns) in enumerate(events, 1):
         now_ns = model.now_ns + after_ns
         model.advance(now_ns)
@@ -103,7 +104,10 @@ def follow(
             meter.first_token(arg, now_ns)
             model.inside[arg] = model.inside[arg][0], UNIT * (1 + int(arg) % 3)
         elif what == "leave" and arg in model.inside:
-            used.append(meter.leave(arg, now_ns, wasted=Fraction(which, 3)))
+            used.append(meter.leave(arg, now_ns))
+            if which == 3:
+                meter.waste(used[-1])
+                wasted.append(used[-1])
             del model.inside[arg]
             # A nanosecond for each division on the way: two devices, hours, events.
             assert abs(used[-1].ns - model.used.pop(arg)) <= 10 * (count + 2)
@@ -114,7 +118,7 @@ def follow(
         used.append(meter.leave(call, model.now_ns))
     rows += meter.hours(model.now_ns)
     meter.check()
-    return model, rows, used
+    return model, rows, used, wasted
 
 
 @settings(max_examples=150, deadline=None)
@@ -122,7 +126,7 @@ def follow(
 def test_every_nanosecond_of_every_device_and_hour_is_on_one_line(
     events: list[tuple[tuple[str, object, object], int]],
 ) -> None:
-    model, rows, used = follow(events)
+    model, rows, used, wasted = follow(events)
     sums: dict[tuple[str, int, str], int] = {}
     for row in rows:
         hour = (row.hour_at_us * 1000 - TEN_NS) // HOUR_NS
@@ -138,4 +142,4 @@ def test_every_nanosecond_of_every_device_and_hour_is_on_one_line(
         assert abs(sums.get(key, 0) - model.lines.get(key, 0)) <= 4 * (len(events) + 1)
     busy = sum(row.ns[Line.ATTRIBUTED] + row.ns[Line.WASTE] for row in rows)
     assert busy == sum(one.ns for one in used)
-    assert sum(row.ns[Line.WASTE] for row in rows) == sum(one.waste_ns for one in used)
+    assert sum(row.ns[Line.WASTE] for row in rows) == sum(one.ns for one in wasted)

@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from infer_daemon.domain.states import EngineState
-from infer_daemon.ledger.budgets import Standing, Unit
+from infer_daemon.ledger.accounts import Unit
+from infer_daemon.ledger.budgets import Standing
 from infer_daemon.ledger.exposition import (
     BudgetCollector,
     EngineReport,

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -53,13 +54,13 @@ def path(tmp_path: Path) -> Path:
 
 def settle(writer: Writer, row: Settlement) -> "Future[LedgerProblem | None]":
     future: Future[LedgerProblem | None] = Future()
-    writer.settled(row, future.set_result)
+    writer.settled(lambda: row, future.set_result)
     return future
 
 
 def test_who_was_told_finds_the_row(writer: Writer, path: Path) -> None:
     for number in range(50):
-        writer.opened(opening(f"{number}"))
+        writer.opened(partial(opening, f"{number}"))
         assert settle(writer, settlement(f"{number}")).result(WAIT_S) is None
         assert outcomes(path)[f"{number}"] == "ok"
     assert_sums(path)
@@ -94,19 +95,62 @@ def test_everybody_is_told_in_one_go(tmp_path: Path) -> None:
     assert [future.result(0) for future in futures] == [None] * 3
 
 
+def test_what_is_handed_over_in_one_turn_goes_into_one_commit(
+    tmp_path: Path, commits: Commits
+) -> None:
+    turn: list[Callable[[], None]] = []
+    writer = Writer(tmp_path, tell=now, soon=turn.append, on_commit=commits)
+    writer.start()
+    futures = [settle(writer, settlement(name)) for name in "abc"]
+    assert len(turn) == 1
+    turn[0]()
+    assert [future.result(WAIT_S) for future in futures] == [None] * 3
+    writer.close(WAIT_S)
+
+    assert commits.rows == [3]
+
+
+def test_other_work_and_the_end_come_after_what_was_handed_over_before_in_the_same_turn(
+    tmp_path: Path, path: Path
+) -> None:
+    writer = Writer(tmp_path, tell=now, soon=lambda send: None)
+    writer.start()
+    settle(writer, settlement("a"))
+    assert writer.run(lambda _: outcomes(path)).result(WAIT_S) == {"a": "ok"}
+    settle(writer, settlement("b"))
+    writer.close(WAIT_S)
+
+    assert outcomes(path) == {"a": "ok", "b": "ok"}
+
+
+def test_a_row_that_cannot_be_made_is_no_harm_to_others(tmp_path: Path, path: Path) -> None:
+    turn: list[Callable[[], None]] = []
+    writer = Writer(tmp_path, tell=now, soon=turn.append)
+    writer.start()
+    told: Future[LedgerProblem | None] = Future()
+    writer.settled(lambda: settlement(str(1 // 0)), told.set_result)
+    other = settle(writer, settlement("b"))
+    turn[0]()
+
+    assert "by zero" in str(told.result(WAIT_S))
+    assert other.result(WAIT_S) is None
+    writer.close(WAIT_S)
+    assert outcomes(path) == {"b": "ok"}
+
+
 def test_one_callback_that_fails_is_no_harm_to_others(writer: Writer) -> None:
     def fail(problem: LedgerProblem | None) -> None:
         raise RuntimeError("the client is gone")
 
-    writer.settled(settlement("a"), fail)
+    writer.settled(partial(settlement, "a"), fail)
 
     assert settle(writer, settlement("b")).result(WAIT_S) is None
 
 
 def test_closing_writes_down_everything_that_was_handed_over(writer: Writer, path: Path) -> None:
     for number in range(1000):
-        writer.opened(opening(f"{number}"))
-        writer.settled(settlement(f"{number}"), lambda problem: None)
+        writer.opened(partial(opening, f"{number}"))
+        writer.settled(partial(settlement, f"{number}"), lambda problem: None)
 
     assert writer.close(WAIT_S) == 0
     assert writer.close(WAIT_S) == 0
@@ -124,7 +168,7 @@ def test_a_ledger_that_cannot_be_opened_says_so_and_closes(tmp_path: Path) -> No
 
 
 def test_a_start_tells_how_many_requests_were_lost(writer: Writer, tmp_path: Path) -> None:
-    writer.opened(opening("a"))
+    writer.opened(partial(opening, "a"))
     writer.close(WAIT_S)
 
     again = Writer(tmp_path, tell=now)
@@ -156,7 +200,7 @@ def test_closing_while_the_database_is_locked_leaves_rows_in_the_journal(
 ) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    writer.settled(settlement("a"), lambda problem: None)
+    writer.settled(partial(settlement, "a"), lambda problem: None)
 
     assert writer.close(WAIT_S) == 0
 
@@ -174,10 +218,10 @@ def test_when_too_many_rows_wait_no_request_may_open_but_all_may_settle(
     goes_on = Event()
     writer.run(lambda _: goes_on.wait(WAIT_S))
     for number in range(3):
-        writer.settled(settlement(f"{number}"), lambda problem: None)
+        writer.settled(partial(settlement, f"{number}"), lambda problem: None)
 
     with pytest.raises(LedgerFull):
-        writer.opened(opening("a"))
+        writer.opened(partial(opening, "a"))
     last = settle(writer, settlement("b"))
     goes_on.set()
 
@@ -186,7 +230,7 @@ def test_when_too_many_rows_wait_no_request_may_open_but_all_may_settle(
 
 def test_pruning_goes_on_between_commits(writer: Writer, path: Path) -> None:
     for number in range(10):
-        row = settlement(f"{number}", accepted_at_us=NOON_US - number * HOUR_US)
+        row = partial(settlement, f"{number}", accepted_at_us=NOON_US - number * HOUR_US)
         writer.settled(row, lambda problem: None)
 
     assert writer.prune(NOON_US - 4 * HOUR_US, 3).result(WAIT_S) == 3

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 import threading
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -39,13 +40,13 @@ def main(folder: Path, name: str) -> None:
         place = dice.randrange(IN_FLIGHT)
         if (row := slots[place]) is not None:
             waiting.acquire()
-            writer.settled(row, lambda problem, row=row: tell(row, problem))
+            writer.settled(lambda row=row: row, lambda problem, row=row: tell(row, problem))
         request = f"{name}-{number}"
         tokens = dice.randrange(1000)
         slots[place] = settlement(
             request, completion_tokens=tokens, spent_tokens=7 + tokens, tenant=f"t{place % 3}"
         )
-        writer.opened(opening(request, tenant=f"t{place % 3}"))
+        writer.opened(partial(opening, request, tenant=f"t{place % 3}"))
 
 
 if __name__ == "__main__":
