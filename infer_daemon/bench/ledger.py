@@ -24,6 +24,9 @@ from infer_daemon.bench.run import Report, Run
 PACE = 5000
 TICK_S = 0.001
 """Requests of the paced load come in small crowds, as they do from a busy loop."""
+DUE_MAX = 250
+"""Of them at once. What a loop that stood still for longer missed has come to nobody: it accepted
+nothing meanwhile."""
 IN_FLIGHT = 500
 """Of the full load."""
 BARE_SHARE = 0.2
@@ -101,7 +104,7 @@ async def _paced(lanes: _Lanes, until_s: float) -> None:
     begun_s, sent = time.perf_counter(), 0
     while (now_s := time.perf_counter()) < until_s:
         due = int((now_s - begun_s) * PACE) - sent
-        lanes.send(due, lambda: None)
+        lanes.send(min(due, DUE_MAX), lambda: None)
         sent += due
         await asyncio.sleep(TICK_S)
 
