@@ -53,6 +53,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class _Seen:
+    commits: list[tuple[int, float]] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     loop_ns: int = 0
     took_s: float = 0.0
@@ -134,24 +135,25 @@ async def _see(load: str, lanes: _Lanes, seconds: float) -> _Seen:
     begun_s, begun_ns = time.perf_counter(), time.thread_time_ns()
     await LOADS[load](lanes, begun_s + seconds)
     seen.loop_ns, seen.took_s = time.thread_time_ns() - begun_ns, time.perf_counter() - begun_s
+    lanes.seen = _Seen()  # what comes now is not the load's
     return seen
 
 
 async def _measure(load: str, folder: Path, seconds: float) -> Cost:
     bare = await _see(load, _Lanes(None), seconds * BARE_SHARE)
-    commits: list[tuple[int, float]] = []
-    books = Bookkeeping(folder, lambda *commit: commits.append(commit))
+    books = Bookkeeping(folder, lambda *commit: lanes.seen.commits.append(commit))
+    lanes = _Lanes(books)
     await books.start()
     try:
-        seen = await _see(load, _Lanes(books), seconds)
+        seen = await _see(load, lanes, seconds)
     finally:
         await books.close()
-    return _cost(load, seen, seen.loop_us - bare.loop_us, commits)
+    return _cost(load, seen, seen.loop_us - bare.loop_us)
 
 
-def _cost(load: str, seen: _Seen, loop_us: float, commits: list[tuple[int, float]]) -> Cost:
+def _cost(load: str, seen: _Seen, loop_us: float) -> Cost:
     settles = len(seen.latencies_s)
-    commit_s = [seconds for _, seconds in commits]
+    commit_s = [seconds for _, seconds in seen.commits]
     return Cost(
         load=load,
         settles=settles,
@@ -160,7 +162,7 @@ def _cost(load: str, seen: _Seen, loop_us: float, commits: list[tuple[int, float
         latency_p50_ms=percentile(seen.latencies_s, 0.50) * 1e3,
         latency_p99_ms=percentile(seen.latencies_s, 0.99) * 1e3,
         commits=len(commit_s),
-        commit_rows=sum(rows for rows, _ in commits) / len(commit_s),
+        commit_rows=sum(rows for rows, _ in seen.commits) / len(commit_s),
         commit_p50_ms=percentile(commit_s, 0.50) * 1e3,
         commit_p99_ms=percentile(commit_s, 0.99) * 1e3,
     )
