@@ -81,7 +81,19 @@ def running(launch: Launch) -> Iterator[Server]:
         ServerProblem: it did not become ready.
     """
     started_s = time.monotonic()
-    with launch.log.open("wb") as log:
+    server = spawn(launch)
+    try:
+        _wait_ready(server, started_s + START_TIMEOUT_S)
+        server.start_s = time.monotonic() - started_s
+        yield server
+    finally:
+        end(server)
+
+
+def spawn(launch: Launch) -> Server:
+    """Start a server and do not wait for it; its log goes on where an earlier one's ended. *Must*
+    be followed by `end`, from the same thread: with that one the server would end, too."""
+    with launch.log.open("ab") as log:
         process = subprocess.Popen(
             launch.argv,
             env=launch.env,
@@ -92,13 +104,12 @@ def running(launch: Launch) -> Iterator[Server]:
             start_new_session=True,
             preexec_fn=_end_with_the_parent,
         )
-    server = Server(launch, process)
-    try:
-        _wait_ready(server, started_s + START_TIMEOUT_S)
-        server.start_s = time.monotonic() - started_s
-        yield server
-    finally:
-        server.left_behind = _stop(process)
+    return Server(launch, process)
+
+
+def end(server: Server) -> None:
+    """Have it stop, if it has not, and leave nothing of it; see `Server.left_behind`."""
+    server.left_behind = _stop(server.process)
 
 
 def _end_with_the_parent() -> None:
@@ -134,22 +145,22 @@ def _stop(process: subprocess.Popen[bytes]) -> list[str]:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while (process.poll() is None or _members(session)) and time.monotonic() < deadline_s:
+    while (process.poll() is None or members(session)) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
-    left = _members(session)
+    left = members(session)
     for line in left:
         with suppress(ProcessLookupError):
             os.kill(int(line.partition(" ")[0]), signal.SIGKILL)
     process.wait(STOP_TIMEOUT_S)
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while _members(session):
+    while members(session):
         if time.monotonic() > deadline_s:
-            raise ServerProblem(f"killed and still there: {'; '.join(_members(session))}")
+            raise ServerProblem(f"killed and still there: {'; '.join(members(session))}")
         time.sleep(POLL_S)
     return left
 
 
-def _members(session: int) -> list[str]:
+def members(session: int) -> list[str]:
     """The command lines of a session, without those that only wait to be reaped. Not of a process
     group: engines have groups of their own."""
     found = []

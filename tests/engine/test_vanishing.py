@@ -6,7 +6,7 @@ import random
 import pytest
 from harness import KEY, Running
 
-from tests.vanishing import vanish
+from infer_daemon.chaos.vanishing import vanish
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 

@@ -6,9 +6,9 @@ import random
 import statistics
 import time
 
+from infer_daemon.chaos.vanishing import request, vanish
 from tests.integration.conftest import Serve
 from tests.integration.running import KEY, SIM, Running, until
-from tests.vanishing import request, vanish
 
 MODEL = "echo"
 SEED = 20_261_121
