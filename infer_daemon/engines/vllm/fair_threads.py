@@ -50,21 +50,24 @@ class FairExecutor(Executor):
             self._start_thread()
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """See `Executor.submit`."""
+        """See `Executor.submit`; taken after `shutdown`, too: a request that is being rendered when
+        its engine is lost goes on in another, and is not to fail for the rest of its rendering."""
         record = CURRENT.get()
         tenant = record.tenant if record is not None else ""
         future: Future[_T] = Future()
         work = (future, partial(fn, *args, **kwargs))
         with self._lock:
-            if self._is_shut_down:
-                raise RuntimeError("cannot schedule new futures after shutdown")
             self._queues.setdefault(tenant, deque()).append(work)
+            is_late = self._is_shut_down
         self._ready.put(True)
+        if is_late:
+            self._start_thread()
+            self._ready.put(False)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """No more work is taken; threads end when what was taken is done. It is never waited for
-        them, since one may hang."""
+        """Threads end when what was taken is done; what comes later has a thread of its own. It is
+        never waited for them, since one may hang."""
         with self._lock:
             self._is_shut_down = True
             dropped = list(self._queues.values()) if cancel_futures else []
