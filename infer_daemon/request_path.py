@@ -194,6 +194,7 @@ class RequestPath:
             )
         record.routed_s = record.clock()
         self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
+        pool.refuse_late(record.deadline_s, record.clock())
         record.admitted_s = record.clock()
         if self._book is not None:
             record.deployment = deployment.name

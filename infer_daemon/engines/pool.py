@@ -33,6 +33,9 @@ class Pool:
         self._turns = turns
         self._ready: dict[EngineName, Engine] = {}
         self._facts: dict[EngineName, EngineFacts] = {}
+        #: The engine that was lost last, where none is left and one is to come: what has lost its
+        #: processes can still render.
+        self._resting: tuple[Engine, EngineFacts] | None = None
         self._next_frontend = 0
         self.statuses: dict[EngineName, Status] = {}
         """Of every engine of the pool, ready or not; the supervisors keep them up to date."""
@@ -54,6 +57,7 @@ class Pool:
 
     def open(self, engine: Engine, facts: EngineFacts) -> None:
         """A ready engine joins: from now on it is given work."""
+        self._resting = None
         self._ready[engine.name] = engine
         self._facts[engine.name] = facts
         self._turns.resize(engine.name, self._limits(engine.name))
@@ -61,8 +65,9 @@ class Pool:
 
     def close(self, name: EngineName) -> None:
         """An engine leaves: no more work for it. Idempotent."""
-        if self._ready.pop(name, None) is not None:
-            del self._facts[name]
+        if (engine := self._ready.pop(name, None)) is not None:
+            facts = self._facts.pop(name)
+            self._resting = None if self._ready else (engine, facts)
             self.look_ahead()
             self._turns.resize(name, None)
             self.gate.windows_changed()
@@ -85,19 +90,34 @@ class Pool:
 
     @property
     def context_tokens(self) -> int | None:
-        """The longest prompt and answer of its engines; None while none is ready."""
-        return min((facts.max_model_len for facts in self._facts.values()), default=None)
+        """The longest prompt and answer of its engines; None where that is not known."""
+        known = list(self._facts.values()) + ([self._resting[1]] if self._resting else [])
+        return min((facts.max_model_len for facts in known), default=None)
+
+    @property
+    def back_s(self) -> float | None:
+        """Loop time at which an engine is expected to be ready again, where none is and one was;
+        else None."""
+        if self._ready:
+            return None
+        times = (status.back_s for status in self.statuses.values())
+        return min((back_s for back_s in times if back_s is not None), default=None)
 
     def frontend(self, lora: str | None) -> Frontend:
-        """A front end to render a request with; ready engines take turns.
+        """A front end to render a request with; ready engines take turns. Where none is ready and
+        one is on its way back, it is that of the one that was lost: what it renders waits.
 
         Args:
             lora: public name of the adapter that the request is for, None for the base model.
 
         Raises:
-            ModelNotReady: no engine is ready that has it; says why.
+            ModelNotReady: no engine is ready that has it, nor will be soon; says why.
         """
         usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
+        if self._resting is not None and self.back_s is not None:
+            engine, facts = self._resting
+            if lora is None or lora in facts.loras:
+                return engine.frontend
         if not usable:
             why = self.why_not_ready(lora)
             if self.is_lost:
@@ -106,6 +126,16 @@ class Pool:
             raise ModelNotReady(why, retry_after_s=10)
         self._next_frontend += 1
         return self._ready[usable[self._next_frontend % len(usable)]].frontend
+
+    def refuse_late(self, deadline_s: float, now_s: float) -> None:
+        """Refuse who cannot wait until an engine is back: an early no is better than a late one.
+
+        Raises:
+            ModelNotReady: says when to come again.
+        """
+        back_s = self.back_s
+        if back_s is not None and back_s > deadline_s:
+            raise ModelNotReady(self.why_not_ready(None), retry_after_s=max(1.0, back_s - now_s))
 
     @property
     def is_lost(self) -> bool:

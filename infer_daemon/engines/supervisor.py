@@ -42,6 +42,8 @@ class Status:
     """How often it was started again."""
     last_end: str = ""
     """Why its last incarnation ended."""
+    back_s: float | None = None
+    """Loop time at which one that was lost is expected to be ready again; None for any other."""
 
 
 class Places(Protocol):
@@ -101,6 +103,8 @@ class Supervisor:
         self._lifecycle = Lifecycle(asyncio.get_running_loop().time())
         self._restarts = Restarts(section.restart)
         self._is_drained = False
+        self._start_s: float | None = None
+        """What its last start took, with the wait for memory; None before the first."""
 
     @property
     def in_flight(self) -> int:
@@ -123,6 +127,7 @@ class Supervisor:
     async def _live(self) -> _End:
         """One incarnation."""
         loop = asyncio.get_running_loop()
+        begun_at_s = loop.time()
         engine = self.engine = self._make()
         async with self._memory.room(self.name, self._memory_bytes) as free_bytes:
             started = await self._start(engine, free_bytes)
@@ -130,6 +135,7 @@ class Supervisor:
             return started
         self.status.facts = started
         ready_at_s = loop.time()
+        self._start_s = ready_at_s - begun_at_s
         self._enter(EngineState.READY)
         if self._is_drained:
             self._enter(EngineState.DRAINING)
@@ -195,7 +201,14 @@ class Supervisor:
             return None
         step = f"starts again in {verdict.delay_s:.1f} s"
         self._enter(EngineState.DEAD, reason=end.reason, step=step)
+        self.status.back_s = self._back_s(now_s + verdict.delay_s)
         return verdict.delay_s
+
+    def _back_s(self, from_s: float) -> float | None:
+        """When it is ready again if it is started then."""
+        if self._start_s is None or self._is_drained:
+            return None
+        return from_s + self._start_s
 
     async def _end_processes(self) -> None:
         """Of an engine that is dead or hung: it is not asked."""
@@ -212,6 +225,7 @@ class Supervisor:
         """
         self._refuse_if_final()
         self._is_drained = True
+        self.status.back_s = None
         if self.status.state is EngineState.READY:
             self._place.close(self.name)
             self._enter(EngineState.DRAINING)
@@ -260,4 +274,8 @@ class Supervisor:
         self._lifecycle.enter(state, now_s, reason)
         status = self.status
         status.state, status.step, status.reason, status.since_s = state, step, reason, now_s
+        if state.is_final or state.runs_work:
+            status.back_s = None
+        elif state is EngineState.STOPPING:
+            status.back_s = self._back_s(now_s)
         self._on_change(self.name, status)

@@ -55,17 +55,35 @@ async def test_a_model_whose_engine_died_says_why_and_the_daemon_stays_ready_for
     running.engine("a").kill("out of memory")
     await until(lambda: engine(running, "a")["state"] == "dead")
     ready = await running.http.get("/ready")
-    refused = await running.post("/v1/completions", WORDS)
 
     assert ready.status_code == 200
     assert ready.json()["models"] == {
         "echo": {"state": "restarting", "reason": "engine a is dead: out of memory"},
         "other": {"state": "ready"},
     }
+    await until(lambda: engine(running, "a")["state"] == "ready")
+
+
+async def test_who_comes_while_the_only_engine_is_away_waits_for_it_if_its_deadline_allows(
+    serve: Serve,
+) -> None:
+    running = await serve(SLOW)
+    running.engine("a").kill("out of memory")
+    await until(lambda: engine(running, "a")["state"] == "dead")
+    begun_s = asyncio.get_running_loop().time()
+    soon = {"x-deadline-ms": "200"}
+    refused = await running.post("/v1/completions", WORDS, headers=soon)
+    refused_after_s = asyncio.get_running_loop().time() - begun_s
+    waited = await running.post("/v1/completions", WORDS)
+
+    assert waited.status_code == 200
+    assert waited.json()["choices"][0]["text"].split() == ["one", "two", "three"]
+    assert asyncio.get_running_loop().time() - begun_s >= 0.5
     assert refused.status_code == 503
     assert error_of(refused)["code"] == "model_not_ready"
+    assert refused_after_s < 0.2
+    assert "retry-after" in refused.headers
     assert "x-should-retry" not in refused.headers
-    await until(lambda: engine(running, "a")["state"] == "ready")
 
 
 async def test_an_engine_that_was_started_again_answers(serve: Serve) -> None:

@@ -8,7 +8,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.exceptions import GenerationError
 
-from infer_daemon.domain.errors import DaemonError, EngineFault, FrontendError
+from infer_daemon.domain.errors import DaemonError, EngineDied, EngineFault, FrontendError
 
 ERRORS_SHOWN = 5
 _NAMED = re.compile(r"([a-z][a-z0-9_]*) must be ")
@@ -46,6 +46,9 @@ class GateRefusal(GenerationError):
 def from_exception(error: Exception) -> DaemonError:
     """What vLLM's own server would answer for an exception that is the client's fault; for others
     an `EngineFault`, whose cause is for the log and not for a client to read."""
+    if isinstance(error, RuntimeError) and "after shutdown" in str(error):
+        # Images are read by threads of vLLM's own, which end with their engine.
+        return EngineDied(retry_after_s=10)
     told = from_response(create_error_response(error))
     return told if told.status < 500 else EngineFault()
 

@@ -65,3 +65,40 @@ async def test_without_a_ready_engine_every_engines_state_is_told(rig: Rig) -> N
         "engine a is failed: no such model; engine b is starting: loading weights; "
         "engine c is stopped"
     )
+
+
+async def test_what_was_lost_renders_for_those_who_wait_for_it(rig: Rig) -> None:
+    lost, again = rig.make("a"), rig.make("a")
+    rig.pool.open(lost, facts("pirate"))
+    status = rig.pool.statuses[EngineName("a")] = Status(EngineState.DEAD, back_s=20.0)
+    rig.pool.close(EngineName("a"))
+
+    assert rig.pool.frontend(None) is rig.pool.frontend("pirate") is lost.frontend
+    assert rig.pool.context_tokens == 100
+    with pytest.raises(ModelNotReady):
+        rig.pool.frontend("parrot")
+    status.back_s = None
+    rig.pool.open(again, facts())
+    assert rig.pool.frontend(None) is again.frontend
+
+
+async def test_beside_a_ready_engine_nobody_waits_for_one_that_was_lost(rig: Rig) -> None:
+    rig.pool.open(rig.make("a"), facts("pirate"))
+    left = rig.make("b")
+    rig.pool.open(left, facts())
+    rig.pool.statuses[EngineName("a")] = Status(EngineState.DEAD, back_s=20.0)
+    rig.pool.close(EngineName("a"))
+
+    assert rig.pool.back_s is None
+    assert rig.pool.frontend(None) is left.frontend
+    with pytest.raises(ModelNotReady):
+        rig.pool.frontend("pirate")
+
+
+async def test_who_cannot_wait_for_what_was_lost_is_told_when_to_come_again(rig: Rig) -> None:
+    rig.pool.statuses[EngineName("a")] = Status(EngineState.DEAD, reason="killed", back_s=20.0)
+
+    rig.pool.refuse_late(deadline_s=20.5, now_s=5.0)
+    with pytest.raises(ModelNotReady, match="engine a is dead: killed") as caught:
+        rig.pool.refuse_late(deadline_s=19.5, now_s=5.0)
+    assert caught.value.retry_after_s == 15.0

@@ -189,6 +189,42 @@ async def test_an_engine_that_dies_is_closed_at_once_and_started_again(rig: Rig)
         assert (life.status.restarts, life.status.last_end) == (1, "out of memory")
 
 
+async def test_an_engine_that_died_is_expected_back_when_its_last_start_would_have_it(
+    rig: Rig,
+) -> None:
+    life = Life(rig, {"start_s": 3})
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(life.supervisor.run())
+    await asyncio.sleep(1)
+    assert life.status.back_s is None
+    await asyncio.sleep(3)
+    life.engines[0].kill("out of memory")
+    await asyncio.sleep(0.1)
+    expected_s = life.status.back_s
+    assert expected_s is not None
+    assert life.pool.back_s == expected_s == pytest.approx(loop.time() - 0.1 + 0.5 + 3, abs=0.3)
+    await asyncio.sleep(expected_s - loop.time() - 0.1)
+    assert life.status.back_s == expected_s
+    await asyncio.sleep(0.2)
+
+    assert (life.status.state, life.status.back_s) == (S.READY, None)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_dead_engine_that_is_drained_is_not_expected_back(rig: Rig) -> None:
+    life = Life(rig, {"start_s": 3})
+    async with life.running(4) as first:
+        first.kill("out of memory")
+        await asyncio.sleep(0.1)
+        assert life.status.back_s is not None
+        life.supervisor.drain()
+        assert life.status.back_s is None
+        await asyncio.sleep(10)
+
+        assert (life.status.state, life.status.back_s) == (S.DRAINING, None)
+
+
 async def test_each_incarnation_has_a_front_end_of_its_own_and_answers(
     rig: Rig, record: Callable[[], RequestRecord]
 ) -> None:
