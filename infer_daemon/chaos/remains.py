@@ -13,6 +13,7 @@ from infer_daemon.chaos.run import Findings
 
 QUIET_S = 20.0
 """In which all must have settled that has ended."""
+CLOSED_S = 5.0
 LOOK_S = 0.2
 RESTART_MB_MAX = 6.0
 GROWTH_MB_MAX = 6.0
@@ -32,6 +33,7 @@ class Footprint:
 async def footprint(house: House) -> Footprint:
     """As soon as all is quiet."""
     await until_quiet(house)
+    await asyncio.sleep(LOOK_S)  # our own question has a connection, too
     return Footprint(
         descriptors(house.pid),
         len(members(house.pid)),
@@ -52,7 +54,7 @@ async def until_quiet(house: House) -> list[str]:
 async def compare(house: House, before: Footprint, findings: Findings, *, restarts: int) -> None:
     """What there is now beside what there was, as targets."""
     left = await until_quiet(house)
-    now = await footprint(house)
+    now = await _settled_footprint(house, before)
     more = _kinds(now) - _kinds(before)
     findings.problems += [*left, *(f"open: {kind} ({n} more)" for kind, n in more.items())]
     breaches = await asyncio.to_thread(house.verify)
@@ -72,6 +74,17 @@ async def compare(house: House, before: Footprint, findings: Findings, *, restar
         if restarts
         else at_most("memory, MB", grown_mb, GROWTH_MB_MAX),
     ]
+
+
+async def _settled_footprint(house: House, before: Footprint) -> Footprint:
+    """What there is once connections have been closed on both sides, which takes a moment."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + CLOSED_S
+    while True:
+        await asyncio.sleep(LOOK_S)
+        now = await footprint(house)
+        if len(now.descriptors) <= len(before.descriptors) or loop.time() >= deadline_s:
+            return now
 
 
 def _kinds(one: Footprint) -> Counter[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Awaitable
 
 
 def request(model: str, key: str, **fields: object) -> bytes:
@@ -29,14 +30,24 @@ async def vanish(port: int, rng: random.Random, model: str, key: str) -> None:
             await asyncio.sleep(rng.random() * 0.01)
         case "first":
             writer.write(data)
-            await asyncio.wait({asyncio.ensure_future(reader.read(1))}, timeout=0.05)
+            await _for(0.05, reader.read(1))
         case "middle":
             writer.write(data)
-            await asyncio.wait({asyncio.ensure_future(reader.read(2000))}, timeout=0.1)
+            await _for(0.1, reader.read(2000))
         case "end":
             writer.write(request(model, key, stream=True, max_tokens=3))
-            await asyncio.wait({asyncio.ensure_future(reader.readuntil(b"[DONE]"))}, timeout=0.2)
+            await _for(0.2, reader.readuntil(b"[DONE]"))
     if rng.random() < 0.5:
         writer.transport.abort()
     else:
         writer.close()
+
+
+async def _for(seconds: float, reading: Awaitable[bytes]) -> None:
+    """Read, not for longer than this, whatever comes of it."""
+    task = asyncio.ensure_future(reading)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if done:
+        task.exception()  # has been seen
+    else:
+        task.cancel()

@@ -165,7 +165,8 @@ def _target(llm: AsyncLLM) -> Target:
 
 def keep_states(processor: OutputProcessor) -> None:
     """Have this engine's output processor tell calls of their states, and take over carried ones
-    before any output can come."""
+    before any output can come. A call that is told of the engine's end takes its states away at
+    once, so it is told by a list of its own."""
     original = processor.add_request
 
     def add_request(request: Any, *args: Any, **options: Any) -> None:
@@ -174,7 +175,12 @@ def keep_states(processor: OutputProcessor) -> None:
             progress, leg = adding
             progress.keep(processor, processor.request_states[request.request_id], leg)
 
+    def propagate_error(error: Exception) -> None:
+        for state in list(processor.request_states.values()):
+            state.queue.put(error)
+
     processor.add_request = add_request
+    processor.propagate_error = propagate_error
 
 
 async def add(
