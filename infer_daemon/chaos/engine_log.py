@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ LOOK_S = 0.05
 
 
 class Overdue(Exception):
-    """An engine did not do in time what was waited for."""
+    """An engine did not do in time what was waited for, or the daemon ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class EngineLog:
     """Follows a log while it is written."""
 
     path: Path
+    is_over: Callable[[], bool] = lambda: False
+    """Whether nothing more will be written."""
     changes: list[Change] = field(default_factory=list)
     _read_bytes: int = 0
 
@@ -58,6 +60,8 @@ class EngineLog:
         try:
             async with asyncio.timeout(timeout_s):
                 while (found := self.first(engine, state, after_s)) is None:
+                    if self.is_over():
+                        raise Overdue(f"the daemon ended before engine {engine} was {state}")
                     await asyncio.sleep(LOOK_S)
                     self.read()
         except TimeoutError:

@@ -75,7 +75,7 @@ class House:
         launch.log.touch()
         self.port = launch.port
         self.asked_models = list(self.tables["models"])
-        self.log = EngineLog(launch.log)
+        self.log = EngineLog(launch.log, lambda: self.server.process.poll() is not None)
         self._launch = launch
 
     @property

@@ -51,3 +51,10 @@ async def test_waiting_for_a_state_ends(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     with pytest.raises(Overdue, match="engine a is not ready"):
         await EngineLog(tmp_path / "log").until("a", "ready", after_s=0, timeout_s=0.01)
+
+
+async def test_of_a_daemon_that_has_ended_nothing_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    log = EngineLog(tmp_path / "log", lambda: True)
+    with pytest.raises(Overdue, match="the daemon ended"):
+        await log.until("a", "ready", after_s=0, timeout_s=60)
