@@ -4,6 +4,7 @@ One daemon in the test's own process, on the demo's configuration plus an adapte
 loaded. Tests share its event loop, so they can look inside; clients come over real sockets.
 """
 
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -67,6 +68,13 @@ async def claude(vllm_daemon: Running) -> AsyncIterator[anthropic.AsyncAnthropic
         base_url=vllm_daemon.url, api_key=KEY, max_retries=0
     ) as opened:
         yield opened
+
+
+@pytest.fixture
+def what_is_left_is_collected_here() -> Iterator[None]:
+    """And not in a later test, which would be blamed for its warnings."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,13 @@ import pytest_asyncio
 from harness import Running, serve
 from test_continuation import ask, read
 
-pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.asyncio(loop_scope="module"),
+    # What vLLM leaves open when an engine of it is killed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("what_is_left_is_collected_here"),
+]
 
 ENGINE = """
 [engines.{name}]

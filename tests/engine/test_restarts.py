@@ -1,10 +1,8 @@
 """Real engines that die, lose their worker or hang: they are started again, and answer."""
 
 import asyncio
-import gc
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import family
@@ -18,6 +16,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     # What vLLM leaves open when an engine of it is killed.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("what_is_left_is_collected_here"),
 ]
 
 STALL_TIMEOUT_S = 4.0
@@ -35,13 +34,6 @@ engines = ["small"]
 [tenants.acme]
 key_hashes = ["sha256:d4ffc8c0325f7e8e971bb4d7bc9f6a78c97920b5ac57b24380e53b6c7a96bc13"]
 """
-
-
-@pytest.fixture(autouse=True)
-def what_is_left_is_collected_here() -> Iterator[None]:
-    """And not in a later test, which would be blamed for its warnings."""
-    yield
-    gc.collect()
 
 
 async def answer(running: Running) -> str:
