@@ -16,8 +16,8 @@ START_WAIT_S = 30.0
 INTO_THE_START_S = 3.0
 """How far into a start it is killed: its processes load, and cannot answer yet."""
 
-Strike = Callable[[House, str], Awaitable[None]]
-"""Does it to an engine that is ready."""
+Strike = Callable[[House, str], Awaitable[float]]
+"""Does it to an engine that is ready; returns when, by the machine's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,7 @@ async def blow(house: House, engine: str, strike: Strike) -> Blow:
         Overdue: it does not come back.
     """
     house.log.read()
-    at_s = time.time()
-    await strike(house, engine)
+    at_s = await strike(house, engine)
     # The last blow of several is the one that it has to recover from.
     ready = await house.log.until(engine, "ready", after_s=at_s, timeout_s=BACK_S)
     seen = house.log.first(engine, "stopping", at_s)
@@ -82,31 +81,38 @@ def starts(changes: Sequence[Change]) -> list[Change]:
     ]
 
 
-async def kill_core(house: House, engine: str) -> None:
+async def kill_core(house: House, engine: str) -> float:
     """SIGKILL its first process."""
-    os.kill(await _pid(house, engine), signal.SIGKILL)
+    return _send(signal.SIGKILL, await _pid(house, engine))
 
 
-async def kill_worker(house: House, engine: str) -> None:
+async def kill_worker(house: House, engine: str) -> float:
     """SIGKILL the process that computes."""
-    for worker in children(await _pid(house, engine)):
-        os.kill(worker, signal.SIGKILL)
+    return _send(signal.SIGKILL, *children(await _pid(house, engine)))
 
 
-async def stop_core(house: House, engine: str) -> None:
+async def stop_core(house: House, engine: str) -> float:
     """SIGSTOP its first process: it is there and does nothing."""
-    os.kill(await _pid(house, engine), signal.SIGSTOP)
+    return _send(signal.SIGSTOP, await _pid(house, engine))
 
 
-async def kill_start(house: House, engine: str) -> None:
+async def kill_start(house: House, engine: str) -> float:
     """SIGKILL it, and its next incarnation while that starts."""
     before = await _pid(house, engine)
-    os.kill(before, signal.SIGKILL)
+    at_s = _send(signal.SIGKILL, before)
     async with asyncio.timeout(START_WAIT_S):
         while (pid := (await house.engine(engine))["pid"]) in (before, None):
             await asyncio.sleep(0.1)
     await asyncio.sleep(INTO_THE_START_S)
-    os.kill(pid, signal.SIGKILL)
+    _send(signal.SIGKILL, pid)
+    return at_s
+
+
+def _send(fault: signal.Signals, *pids: int) -> float:
+    at_s = time.time()
+    for pid in pids:
+        os.kill(pid, fault)
+    return at_s
 
 
 async def _pid(house: House, engine: str) -> int:

@@ -21,7 +21,7 @@ TEXTS = (
     "How does routing work?",
     "Are keys stored in plain text?",
 )
-LONG_TOKENS, SHORT_TOKENS = 160, 64
+LONG_TOKENS, SHORT_TOKENS = 100, 40
 _DONE = b"[DONE]"
 
 
