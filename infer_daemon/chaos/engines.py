@@ -93,7 +93,8 @@ async def _torment(
         await asyncio.sleep(peace_s)
         for engine in itertools.islice(itertools.cycle(house.engines), run.blows):
             struck.append(await blow(house, engine, harm.strike))
-            so_far = f"{len(crowd.asked)} requests, {len(crowd.failed)} failed"
+            memory_mb = house.server.memory_bytes / 1e6
+            so_far = f"{len(crowd.asked)} requests, {len(crowd.failed)} failed, {memory_mb:.0f} MB"
             run.say(f"  {struck[-1]}; {so_far}")
             await asyncio.sleep(peace_s)
         await crowd.until_asked(run.requests)

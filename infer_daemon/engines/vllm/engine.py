@@ -43,6 +43,8 @@ from infer_daemon.settings.schema import EngineSection
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 15.0
+SOCKETS_TIMEOUT_S = 1.0
+"""For the end of threads that have nothing to do any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,15 +239,22 @@ class VllmEngine:
         else:
             # Shut down, vLLM forgets its requests without a word to whoever waits for them.
             self._llm.output_processor.propagate_error(EngineDeadError())
-        loop = asyncio.get_running_loop()
+        llm = self._llm
         try:
-            async with asyncio.timeout(2 * STOP_TIMEOUT_S):
-                await loop.run_in_executor(self._thread, self._shut_down)
+            await self._in_thread(self._shut_down, 2 * STOP_TIMEOUT_S)
+            if llm is not None:
+                # vLLM closes its sockets and leaves their context, with three threads and a dozen
+                # descriptors, to the collector: which may never come.
+                await self._in_thread(llm.engine_core.resources.ctx.term, SOCKETS_TIMEOUT_S)
         except TimeoutError:
             log.error("engine_thread_hangs", engine=self.name)
         self.kill()
         self._thread.shutdown(wait=False)
         self._grammars.close()
+
+    async def _in_thread(self, do: Callable[[], None], timeout_s: float) -> None:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().run_in_executor(self._thread, do)
 
     def _shut_down(self) -> None:
         llm, self._llm = self._llm, None
