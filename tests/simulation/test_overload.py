@@ -114,7 +114,7 @@ async def test_ten_times_the_traffic_costs_nobody_an_answer_that_there_was_time_
         await crowd.come(multiple * capacity_per_s, SECONDS)
 
     assert crowd.endings["good"] >= 0.9 * capacity_per_s * SECONDS
-    assert crowd.endings["late"] <= 0.01 * crowd.endings["good"]
+    assert crowd.endings["late"] <= 0.03 * crowd.endings["good"]
     assert crowd.endings["no Retry-After"] == 0
     assert crowd.endings["refused"] > 0.8 * (multiple - 1) * capacity_per_s * SECONDS
     refused_after_s = sorted(crowd.refused_after_s)
