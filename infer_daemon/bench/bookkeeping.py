@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 from infer_daemon.domain.endpoints import Endpoint
@@ -45,9 +46,8 @@ class Bookkeeping:
         limits = dict.fromkeys(TENANTS, BUDGETS)
         self._allowances = Allowances(limits, {MODEL: PRICE}, lambda: time.time_ns() // 1000)
         self._stopwatch = Stopwatch(ENGINES)
-        self._engines = list(ENGINES)
+        self._engines = cycle(ENGINES)
         self._inside: deque[tuple[RequestRecord, JobId]] = deque()
-        self._begun = 0
 
     async def start(self) -> None:
         """With requests in the engines, none of which has ended."""
@@ -77,9 +77,7 @@ class Bookkeeping:
         self._allowances.reserve(record, input_tokens=1, output_tokens=1)
         self._book.open(record)
         self._allowances.amend(record, input_tokens=100, output_tokens=50)
-        self._begun += 1
-        engine = self._engines[self._begun % len(self._engines)]
-        self._stopwatch.enter(engine, call, prompt_tokens=100, seqs=1)
+        self._stopwatch.enter(next(self._engines), call, prompt_tokens=100, seqs=1)
         self._inside.append((record, call))
 
     def _end(self, record: RequestRecord, call: JobId) -> "asyncio.Future[None]":

@@ -60,44 +60,52 @@ class Amount:
 
 class Account:
     """One tenant's use, and what that leaves of its budgets in the periods that are now. What is
-    left is kept, and not worked out anew for each request."""
+    left is kept, and not worked out anew for each request: as the use of the day at which it is
+    nothing, for that of the month grows by the same."""
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
         self.reserved_tokens = self.reserved_nano_usd = 0
         #: Per period, by its start; those that were charged last are at the end.
         self.used: dict[Period, dict[int, Amount]] = {period: {} for period in Period}
-        #: Of the day and the month that all from here on is about.
+        #: The starts of the day and the month that all from here on is about.
         self.starts_us = NEVER
-        #: Of that day and that month, once something is charged to them.
-        self.used_now: tuple[Amount, Amount] | None = None
-        #: Of the hard budget that is used up first; what is reserved is not taken off.
-        self.left_tokens: float = math.inf
-        self.left_nano_usd: float = math.inf
-        #: How much may be used until there is a budget that is passed.
-        self.quiet_tokens: float = math.inf
-        self.quiet_nano_usd: float = math.inf
+        #: What was used of them, and whether that is in `used` yet.
+        self.day, self.month, self.is_kept = Amount(0, 0), Amount(0, 0), False
+        #: At what use of the day a hard budget is used up, that of the month among them.
+        self.full_tokens: float = math.inf
+        self.full_nano_usd: float = math.inf
+        #: At what use of the day there is a budget that is passed.
+        self.passed_tokens: float = math.inf
+        self.passed_nano_usd: float = math.inf
 
     def turn_to(self, starts_us: tuple[int, int], budgets: Iterable[Budget]) -> None:
         """Other periods are now, or there are other budgets."""
-        self.starts_us, self.used_now = starts_us, None
-        left, quiet = dict.fromkeys(Unit, math.inf), dict.fromkeys(Unit, math.inf)
+        day_us, month_us = self.starts_us = starts_us
+        self.is_kept = False
+        self.day = day = self.used[_DAY].get(day_us) or Amount(0, 0)
+        self.month = self.used[_MONTH].get(month_us) or Amount(0, 0)
+        full, passed = dict.fromkeys(Unit, math.inf), dict.fromkeys(Unit, math.inf)
         for budget in budgets:
             unit = budget.unit
-            used = self.used_in(budget.period, starts_us[budget.period is _MONTH], unit)
+            used = self.month if budget.period is _MONTH else day
+            rest = day.of(unit) - used.of(unit)
             if budget.is_hard:
-                left[unit] = min(left[unit], budget.limit - used)
-            quiet[unit] = min(quiet[unit], budget.passed_at - used)
-        self.left_tokens, self.left_nano_usd = left[Unit.TOKENS], left[Unit.NANO_USD]
-        self.quiet_tokens, self.quiet_nano_usd = quiet[Unit.TOKENS], quiet[Unit.NANO_USD]
+                full[unit] = min(full[unit], budget.limit + rest)
+            passed[unit] = min(passed[unit], budget.passed_at + rest)
+        self.full_tokens, self.full_nano_usd = full[Unit.TOKENS], full[Unit.NANO_USD]
+        self.passed_tokens, self.passed_nano_usd = passed[Unit.TOKENS], passed[Unit.NANO_USD]
 
     def has_room(self, tokens: int, nano_usd: int, held_tokens: int, held_nano_usd: int) -> bool:
         """Whether hard budgets let in a request that holds and wants this much. One of which it
         wants no more than it holds does in any case."""
+        day = self.day
         return (
-            tokens <= held_tokens or self.left_tokens + held_tokens > self.reserved_tokens
+            tokens <= held_tokens
+            or day.tokens + self.reserved_tokens - held_tokens < self.full_tokens
         ) and (
-            nano_usd <= held_nano_usd or self.left_nano_usd + held_nano_usd > self.reserved_nano_usd
+            nano_usd <= held_nano_usd
+            or day.nano_usd + self.reserved_nano_usd - held_nano_usd < self.full_nano_usd
         )
 
     def reserved(self, unit: Unit) -> int:
@@ -106,7 +114,8 @@ class Account:
     @property
     def has_passed(self) -> bool:
         """Whether there is a budget that is used up, if it is hard, or overspent."""
-        return self.quiet_tokens <= 0 or self.quiet_nano_usd <= 0
+        day = self.day
+        return day.tokens >= self.passed_tokens or day.nano_usd >= self.passed_nano_usd
 
     def used_in(self, period: Period, start_at_us: int, unit: Unit) -> int:
         use = self.used[period].get(start_at_us)
@@ -114,16 +123,15 @@ class Account:
 
     def charge(self, tokens: int, nano_usd: int) -> None:
         """To the periods that are now."""
-        if self.used_now is None:
+        if not self.is_kept:
             day_us, month_us = self.starts_us
-            self.used_now = self.use_of(_DAY, day_us), self.use_of(_MONTH, month_us)
-        for use in self.used_now:
-            use.tokens += tokens
-            use.nano_usd += nano_usd
-        self.left_tokens -= tokens
-        self.left_nano_usd -= nano_usd
-        self.quiet_tokens -= tokens
-        self.quiet_nano_usd -= nano_usd
+            self.day, self.month = self.use_of(_DAY, day_us), self.use_of(_MONTH, month_us)
+            self.is_kept = True
+        day, month = self.day, self.month
+        day.tokens += tokens
+        day.nano_usd += nano_usd
+        month.tokens += tokens
+        month.nano_usd += nano_usd
 
     def use_of(self, period: Period, start_at_us: int) -> Amount:
         """To be added to. Metrics are read by another thread: what was used must not be gone for a

@@ -215,11 +215,11 @@ class Budgets:
     def snapshot(self, tenant: str, now_us: int) -> list[Standing]:
         """Its use of the day and of the month, in tokens and in nano-dollars, budget or none. A
         unit with a hard and a soft budget is there twice."""
-        now_us = self._believe(now_us)
         account = self._accounts.get(tenant) or Account(tenant)
         rows: list[Standing] = []
-        for period, start_at_us in zip(Period, self._starts(now_us), strict=True):
-            resets_at_us = period_end(period, now_us)
+        starts_us = self._starts(now_us)
+        for period, start_at_us in zip(Period, starts_us, strict=True):
+            resets_at_us = period_end(period, starts_us[0])
             for unit in Unit:
                 used, reserved = (
                     account.used_in(period, start_at_us, unit),
@@ -243,18 +243,14 @@ class Budgets:
             assert account.reserved_tokens == sum(one.tokens for one in own), tenant
             assert account.reserved_nano_usd == sum(one.nano_usd for one in own), tenant
 
-    def _believe(self, now_us: int) -> int:
-        if not 0 <= self._now_us - now_us <= STEP_BACK_MAX_US:
-            self._now_us = now_us
-        return self._now_us
-
     def _starts(self, now_us: int) -> tuple[int, int]:
         """Of the day and of the month that are believed to be now."""
-        starts_us = self._starts_us
-        if starts_us[0] <= self._now_us <= now_us < self._day_end_us:  # as good as always
+        if self._now_us <= now_us < self._day_end_us:  # as good as always
             self._now_us = now_us
-            return starts_us
-        starts_us = period_starts(self._believe(now_us))
+            return self._starts_us
+        if not 0 <= self._now_us - now_us <= STEP_BACK_MAX_US:
+            self._now_us = now_us
+        starts_us = period_starts(self._now_us)
         if starts_us != self._starts_us:
             self._starts_us, self._day_end_us = starts_us, starts_us[0] + DAY_US
         return self._starts_us

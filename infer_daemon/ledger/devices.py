@@ -101,16 +101,13 @@ class Seat:
 
     def advance(self, now_ns: int) -> None:
         """Time has passed. To be called before anything changes here."""
-        clock = self.clock
-        clock.advance(now_ns)
-        if self.is_shared and clock.each_ns != self.shared_ns:
-            self._share()
+        self._share(self.clock.advance(now_ns))
 
-    def _share(self) -> None:
+    def _share(self, each_ns: int) -> None:
         """What its part has come to since the last time is shared by the calls inside."""
-        each_ns = self.clock.each_ns
-        self.shares.take(each_ns - self.shared_ns)
-        self.shared_ns = each_ns
+        if self.is_shared and each_ns != self.shared_ns:
+            self.shares.take(each_ns - self.shared_ns)
+            self.shared_ns = each_ns
 
     def enter(self, call: JobId, weight: int, now_ns: int) -> None:
         """A call is inside from now on."""
@@ -135,15 +132,14 @@ class Seat:
     def tell(self) -> None:
         """What its part of the device's time has come to since the last time goes on its line, in
         the hour that is now."""
-        ns = self.clock.each_ns - self.told_ns
-        if not ns:
+        each_ns = self.clock.each_ns
+        if each_ns == self.told_ns:
             return
-        self.told_ns += ns
         if self._now is None:
             self._now = self.row(self.clock.hour_at_us)
-        self._now.ns[self.line] += ns
-        if self.is_shared and self.clock.each_ns != self.shared_ns:
-            self._share()
+        self._now.ns[self.line] += each_ns - self.told_ns
+        self.told_ns = each_ns
+        self._share(each_ns)
 
     def end_hour(self) -> None:
         """The hour that was now is over."""
@@ -181,42 +177,42 @@ class DeviceClock:
         into_hour_ns = (epoch_ns + now_ns) % HOUR_NS
         self.hour_at_us = (epoch_ns + now_ns - into_hour_ns) // 1000
         self.hour_end_ns = now_ns - into_hour_ns + HOUR_NS
-        #: The virtual clock: what each user has had of it.
-        self.each_ns = 0
-        #: What could not be divided among the users yet.
-        self._left_ns = 0
+        #: The virtual clock, what each user has had of it, as of the moment that follows; how many
+        #: users there are since then. That moment is late by what could not be divided before.
+        self._each_ns, self._since_ns, self._user_count = 0, now_ns, 1
         #: From when on the rows have not been taken.
         self._from_ns = now_ns
         #: The same of hours that are over: what their rows must add up to.
         self._over_ns: dict[int, int] = {}
 
+    @property
+    def each_ns(self) -> int:
+        """The virtual clock."""
+        return self._each_ns + (self.at_ns - self._since_ns) // self._user_count
+
+    @property
+    def _left_ns(self) -> int:
+        """What cannot be divided among the users yet."""
+        return (self.at_ns - self._since_ns) % self._user_count
+
     def sort(self) -> None:
         """Somebody's line has changed; you *must* `tell` before."""
+        self._each_ns, self._since_ns = self.each_ns, self.at_ns - self._left_ns
         first = min(_BEFORE[seat.line] for seat in self.seats)
         self.users = [seat for seat in self.seats if _BEFORE[seat.line] == first]
+        self._user_count = len(self.users)
         for seat in self.seats:
-            is_user = _BEFORE[seat.line] == first
-            seat.is_shared = is_user and seat.line is _ATTRIBUTED
-            seat.told_ns = seat.shared_ns = self.each_ns
+            seat.is_shared = seat.line is _ATTRIBUTED  # which is before all others
+            seat.told_ns = seat.shared_ns = self._each_ns
 
-    def advance(self, now_ns: int) -> None:
-        """Time has passed. A moment that is past already changes nothing."""
-        if self.at_ns < now_ns < self.hour_end_ns:  # as good as always
-            ns = now_ns - self.at_ns + self._left_ns
-            users = len(self.users)
-            each_ns = ns // users
-            self._left_ns = ns - each_ns * users
-            self.each_ns += each_ns
-            self.at_ns = now_ns
-            return
-        while self.at_ns < now_ns:
-            until_ns = min(now_ns, self.hour_end_ns)
-            ns = until_ns - self.at_ns + self._left_ns
-            each_ns, self._left_ns = divmod(ns, len(self.users))
-            self.each_ns += each_ns
-            self.at_ns = until_ns
-            if until_ns == self.hour_end_ns:
+    def advance(self, now_ns: int) -> int:
+        """Time has passed. A moment that is past already changes nothing. Returns `each_ns`."""
+        if now_ns > self.at_ns:
+            while now_ns >= self.hour_end_ns:
+                self.at_ns = self.hour_end_ns
                 self._end_hour()
+            self.at_ns = now_ns
+        return self._each_ns + (self.at_ns - self._since_ns) // self._user_count
 
     def tell(self) -> None:
         """All of its time is on somebody's line, but for what could not be divided yet."""
@@ -226,10 +222,11 @@ class DeviceClock:
     def _tell_all(self) -> None:
         """What could not be divided is somebody's, too."""
         self.tell()
-        self.users[0].told_ns -= self._left_ns
-        self.users[0].shared_ns -= self._left_ns
-        self._left_ns = 0
-        self.users[0].tell()
+        first, left_ns = self.users[0], self._left_ns
+        self._each_ns, self._since_ns = self.each_ns, self.at_ns
+        first.told_ns -= left_ns
+        first.shared_ns -= left_ns
+        first.tell()
 
     def _end_hour(self) -> None:
         self._tell_all()

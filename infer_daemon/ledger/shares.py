@@ -10,7 +10,8 @@ import msgspec
 
 from infer_daemon.domain.jobs import JobId
 
-SCALE = 1 << 32
+SCALE_BITS = 32
+SCALE = 1 << SCALE_BITS
 """Parts of a nanosecond that shares are counted in."""
 
 
@@ -63,29 +64,32 @@ class Shares:
         Returns: its share, as hours and nanoseconds; none of an hour in which it had nothing.
         """
         stay = self._stays.pop(call)
-        self._finish(stay, hour_at_us)
+        ns = self._finish(stay)
         self.weight -= stay.weight
-        return [*stay.hours]
+        return [*stay.hours, (hour_at_us, ns)] if ns else [*stay.hours]
 
     def take(self, ns: int) -> None:
         """So much time was used by those who are inside, of whom there is at least one."""
         self._open_ns += ns
-        ticks, self._carry = divmod(ns * SCALE + self._carry, self.weight)
+        ticks, self._carry = divmod((ns << SCALE_BITS) + self._carry, self.weight)
         self._clock += ticks
 
     def end_hour(self, hour_at_us: int) -> None:
         """The hour that began then is over. The only event that looks at everybody inside."""
         for stay in self._stays.values():
-            self._finish(stay, hour_at_us)
+            if ns := self._finish(stay):
+                stay.hours += ((hour_at_us, ns),)
+            stay.parts, stay.since = 0, self._clock
         assert not self._open_ns, "time is left of an hour that is over"
 
-    def _finish(self, stay: _Stay, hour_at_us: int) -> None:
-        """What rounding keeps back is the next one's, and the last one has it all."""
-        ns, self._carry = divmod(stay.used(self._clock) + self._carry, SCALE)
-        stay.parts, stay.since = 0, self._clock
+    def _finish(self, stay: _Stay) -> int:
+        """Its nanoseconds of this hour. What rounding keeps back is the next one's, and the last
+        one has it all."""
+        parts = stay.parts + stay.weight * (self._clock - stay.since) + self._carry
+        ns = parts >> SCALE_BITS
+        self._carry = parts - (ns << SCALE_BITS)
         self._open_ns -= ns
-        if ns:
-            stay.hours += ((hour_at_us, ns),)
+        return ns
 
     def check(self) -> None:
         """Raises AssertionError unless everybody's shares are the time that was taken."""

@@ -99,8 +99,10 @@ class Writer:
         self._queue: SimpleQueue[list[Draft] | _Task | None] = SimpleQueue()
         #: What the thread has taken out of it and not written yet.
         self._taken: list[Draft] = []
-        #: How many rows were handed over and how many are written; each is counted by one thread.
-        self._handed_count = self._written_count = 0
+        #: How many rows were sent to the thread, and how many it has brought to the database or the
+        #: journal; each is counted by one thread.
+        self._sent_count = self._safe_count = 0
+        self._taken_count = 0
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._is_closing = False
         self._is_over = False
@@ -121,7 +123,7 @@ class Writer:
         Raises:
             LedgerFull: too many rows wait; the request must be refused.
         """
-        if self._unwritten >= WAITING_MAX:
+        if self._sent_count - self._safe_count + len(self._crowd) >= WAITING_MAX:
             raise LedgerFull(f"{WAITING_MAX} rows wait to be written: {self.health.why or 'busy'}")
         self._hand_over((make, None))
 
@@ -132,7 +134,6 @@ class Writer:
 
     def _hand_over(self, draft: Draft) -> None:
         assert not self._is_closing, "nothing may be handed over to a ledger that closes"
-        self._handed_count += 1
         self._crowd.append(draft)
         if len(self._crowd) == 1:
             self._soon(self._send)
@@ -141,12 +142,8 @@ class Writer:
         """Wake the thread for all that was handed over."""
         if self._crowd:
             crowd, self._crowd = self._crowd, []
+            self._sent_count += len(crowd)
             self._queue.put(crowd)
-
-    @property
-    def _unwritten(self) -> int:
-        """Rows that are neither in the database nor in the journal."""
-        return self._handed_count - self._written_count + self._store.held
 
     def run(self, work: Callable[[WriterDatabase], T]) -> "Future[T]":
         """Do something else with the database, after everything that was handed over so far. Rows
@@ -172,7 +169,7 @@ class Writer:
     @property
     def health(self) -> Health:
         """For any thread."""
-        waiting = self._handed_count - self._written_count + self._store.waiting
+        waiting = self._sent_count - self._taken_count + self._store.waiting
         return replace(self._store.health, waiting=waiting)
 
     @property
@@ -198,7 +195,7 @@ class Writer:
             return 0
         self.seal()
         self._thread.join(timeout_s)
-        if left := self._unwritten:
+        if left := self._sent_count - self._safe_count:
             log.critical("ledger_rows_unwritten", rows=left, why=self.health.why)
         return left
 
@@ -212,8 +209,10 @@ class Writer:
                 task.run(self._store)
             if not self._is_ok and time.monotonic() >= self._retry_at_s:
                 self._tell_all(self._store.retry())
+                self._safe_count = self._taken_count - self._store.held
                 self._retry_at_s = time.monotonic() + self._retry_s
         self._tell_all(self._store.close())
+        self._safe_count = self._taken_count - self._store.held
 
     @property
     def _is_ok(self) -> bool:
@@ -245,7 +244,8 @@ class Writer:
         except Exception as error:  # whatever it is, others wait for this thread
             log.exception("ledger_write_failed", rows=len(entries))
             told += [(done, _problem(error)) for _, done in entries if done is not None]
-        self._written_count += len(drafts)
+        self._taken_count += len(drafts)
+        self._safe_count = self._taken_count - self._store.held
         self._on_commit(len(entries), time.perf_counter() - begun_s)
         self._tell_all(told)
         if was_ok and not self._is_ok:
