@@ -78,7 +78,7 @@ class Standing:
         return "hard" if self.is_hard else "soft"
 
 
-class Reservation(msgspec.Struct, eq=False):
+class Reservation(msgspec.Struct, eq=False, gc=False):
     """What one request may use at most. Changed by `Budgets` alone; settled or released once."""
 
     account: Account
