@@ -181,17 +181,21 @@ async def learn(house: House, patience: int = 3) -> dict[Question, Said]:
     engine's sums depend on their order) and is left out.
 
     Raises:
-        ServerProblem: a question was not answered.
+        ServerProblem: a question was not answered, or most of them have no right answer.
     """
-    alone = {question: await _answer(house, question) for question in questions(house.asked_models)}
+    asked = questions(house.asked_models)
+    known = {question: await _answer(house, question) for question in asked}
     for _ in range(patience):
-        beside = await asyncio.gather(*(_answer(house, question) for question in alone))
-        alone = {
+        beside = await asyncio.gather(*(_answer(house, question) for question in known))
+        known = {
             question: was
-            for (question, was), now in zip(alone.items(), beside, strict=True)
+            for (question, was), now in zip(known.items(), beside, strict=True)
             if was == now
         }
-    return alone
+    house.run.say(f"  {len(known)} of {len(asked)} questions are always answered alike")
+    if 2 * len(known) < len(asked):
+        raise ServerProblem("most questions are answered in different ways")
+    return known
 
 
 async def _answer(house: House, question: Question) -> Said:

@@ -16,8 +16,8 @@ QUIET_S = 20.0
 CLOSED_S = 5.0
 LOOK_S = 0.2
 RESTART_MB_MAX = 6.0
-GROWTH_MB_MAX = 6.0
-"""Without a restart; what an allocator keeps of a load that it had not seen before."""
+GROWTH_MB_MAX = 16.0
+"""Without a restart: what an allocator keeps of a load that it had not seen before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,10 @@ class Journal:
                 os.fdatasync(file)
         except OSError:
             with suppress(OSError):
-                os.ftruncate(file, self._bytes)
+                if self._bytes:
+                    os.ftruncate(file, self._bytes)
+                else:
+                    self.clear()
             raise
         self._bytes += len(data)
         self.waiting += len(lines)
