@@ -152,6 +152,10 @@ class Daemon:
         """What becomes of an engine is what its devices' time goes into."""
         if status.state is EngineState.READY and (facts := status.facts) is not None:
             self.stopwatch.weigh(name, facts.steps, facts.step_tokens)
+            if status.restarts:
+                # What is left of the engine before it is megabytes in circles, for which the
+                # collector would not come of itself for long. Once the new one has its place.
+                self._loop.call_soon(gc.collect)
         self.stopwatch.change(name, status.state)
 
     async def run(self, *, show_examples: bool = False) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
 LOG_LINES_SHOWN = 30
 HOST = "127.0.0.1"

@@ -155,7 +155,7 @@ async def ask(
     if asked.status == 200:
         asked.problem = _judge(asked, bytes(body), expected)
     elif asked.status:
-        asked.problem = bytes(body[-300:]).decode(errors="replace")
+        asked.problem = bytes(body[:400]).decode(errors="replace")
     return connection
 
 

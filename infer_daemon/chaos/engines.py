@@ -126,6 +126,7 @@ def ttft_target(crowd: Crowd, begun_s: float, struck: Sequence[Blow], findings: 
         peace += crowd.ttfts_s(peace_from_s, one.at_s - 1.0)  # over before the blow
         war += crowd.ttfts_s(one.seen_s, one.ready_s)
         peace_from_s = one.ready_s
+    peace += crowd.ttfts_s(peace_from_s, time.time())
     if min(len(peace), len(war)) < STREAMS_MIN:
         return not_seen(name, f"<= {TTFT_TIMES_MAX:g}")
     before_s, while_s = percentile(peace, 0.99), percentile(war, 0.99)

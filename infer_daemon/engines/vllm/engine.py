@@ -249,8 +249,16 @@ class VllmEngine:
         except TimeoutError:
             log.error("engine_thread_hangs", engine=self.name)
         self.kill()
+        self._close_processes()
         self._thread.shutdown(wait=False)
         self._grammars.close()
+
+    def _close_processes(self) -> None:
+        """Give back their descriptors now, and not when the collector comes."""
+        for process in list(self._processes):
+            if process.exitcode is not None:
+                process.close()
+                self._processes.remove(process)
 
     async def _in_thread(self, do: Callable[[], None], timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
