@@ -19,9 +19,11 @@ from infer_daemon.domain.states import EngineState
 from infer_daemon.doors import Doors
 from infer_daemon.engines import leftovers
 from infer_daemon.engines.fleet import Fleet, PoolPlan
+from infer_daemon.engines.health import Health, breaker_policy, retry_policy
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.supervisor import Status
 from infer_daemon.examples import DEMO_KEY, examples
+from infer_daemon.falling_back import StandIns
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.device_book import DeviceBook
@@ -100,6 +102,9 @@ class Daemon:
         self.catalog = Catalog.from_settings(settings)
         self.schedulers = {name: Scheduler(policy(settings)) for name in self.catalog.pools}
         self.admission = Admission(settings, self.schedulers, self.allowances, time.monotonic)
+        self.health = Health(
+            breaker_policy(settings.breaker), retry_policy(settings.breaker), self.metrics
+        )
         self.pools = {
             name: Pool(
                 name,
@@ -109,6 +114,7 @@ class Daemon:
                 self.admission,
                 windows=windows(settings),
                 fanout_max=settings.scheduling.fanout_max,
+                health=self.health,
             )
             for name, scheduler in self.schedulers.items()
         }
@@ -122,6 +128,7 @@ class Daemon:
             recorder=self.recorder,
             comment_after_s=settings.scheduling.comment_after_s,
             allowances=self.allowances,
+            stand_ins=StandIns(settings, self.catalog, self.pools),
             book=self.book,
         )
         self.live = Live(settings, self, source)

@@ -2,10 +2,13 @@
 
     authenticate -> admit -> route -> render -> wait -> grant -> generate -> stream -> settle
 
-The first three happen here, in `_answer`. A front end (`engines/*/frontend.py`) renders and calls
-the gate (`engines/gate.py`), which waits for the scheduler's grant and lets the engine generate;
-outputs are counted there as they arrive. Then the answer, or the stream (`streams.py`), comes back
-through here to be settled, exactly once, however it ended.
+The first three happen here, in `_answer` and `_try`. A front end (`engines/*/frontend.py`) renders
+and calls the gate (`engines/gate.py`), which waits for the scheduler's grant and lets the engine
+generate; outputs are counted there as they arrive. Then the answer, or the stream (`streams.py`),
+comes back through here to be settled, exactly once, however it ended.
+
+A model that does not answer may have others stand in for it (`falling_back.py`): they are tried
+before anything of an answer was sent, in `_instead`.
 """
 
 import asyncio
@@ -15,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from infer_daemon import last_resort
 from infer_daemon.admission.admission import Admission, Applicant
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.asks import longest_text
@@ -22,14 +26,17 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     DaemonError,
     EngineFault,
+    ModelNotReady,
     NotSupported,
     ShuttingDown,
 )
+from infer_daemon.domain.failures import failure_class
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import CURRENT, RequestRecord
+from infer_daemon.domain.record import CURRENT, RequestRecord, never
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Call, EventStream, Frontend, Reply
 from infer_daemon.engines.pool import Pool
+from infer_daemon.falling_back import Choice, StandIns
 from infer_daemon.fitting import fit
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
@@ -88,6 +95,20 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """A request that has been read: who asks whom for what."""
+
+    ask: Ask
+    body: Body
+    tenant: Tenant
+    record: RequestRecord
+    deployment: Deployment
+    """Of the model that is tried now; at first the one that was asked for."""
+    since_s: float | None = None
+    """Since when it is, if it is another."""
+
+
 class RequestPath:
     """Takes every request from the door to its end."""
 
@@ -102,6 +123,7 @@ class RequestPath:
         recorder: Recorder,
         comment_after_s: float,
         allowances: Allowances,
+        stand_ins: StandIns,
         book: Book | None = None,
     ) -> None:
         """Args: book: where admitted requests are written down; None for tests of the rest."""
@@ -114,6 +136,7 @@ class RequestPath:
         self._pools = pools
         self._recorder = recorder
         self._allowances = allowances
+        self._stand_ins = stand_ins
         self._book = book
         self.is_draining = False
         """While true, new requests are refused and running ones go on."""
@@ -180,11 +203,82 @@ class RequestPath:
         body = await ask.read()
         record.read_s = record.clock()
         record.text_len = body.text_len
-        # 3. route: which model, which pool? Then the rest of 2., since models and pools have limits
-        # too; what needs the exact count of its tokens is decided at the gate.
+        # 3. route: which model, which pool?
         deployment = self._catalog.route(body.fields.get("model"), tenant.may_use)
         record.model = deployment.model
         record.stream = body.fields.get("stream") is True
+        asked = _Asked(ask=ask, body=body, tenant=tenant, record=record, deployment=deployment)
+        # 4. to 8. render, wait, grant, generate, stream.
+        if record.stream:
+            return await self._stream(asked)
+        return await self._by_anybody(asked)
+
+    async def _by_anybody(self, asked: _Asked) -> Reply | EventStream:
+        """The answer of the model that was asked for, or of whoever stands in for it."""
+        record, deployment = asked.record, asked.deployment
+        choice = self._stand_ins.choice(record, asked.body.fields, deployment, asked.tenant.may_use)
+        record.can_fall_back = lambda: choice.is_any
+        try:
+            if self._pools[deployment.pool].is_broken and choice.is_any:
+                raise ModelNotReady("its engines fail", retry_after_s=10)
+            return await self._try(asked)
+        except DaemonError as error:
+            failure = failure_class(error)
+            if failure is None or not choice.begin(failure):
+                raise
+            return await self._instead(asked, choice, error)
+        finally:
+            record.can_fall_back = never
+
+    async def _instead(
+        self, asked: _Asked, choice: Choice, error: DaemonError
+    ) -> Reply | EventStream:
+        """The answer of the first stand-in that gives one, or the text of the last resort.
+
+        Raises:
+            DaemonError: `error`, if there is none; nothing of the request is reserved then.
+        """
+        record, model = asked.record, asked.deployment
+        for deployment, headers in choice.models():
+            self._start_over(asked, deployment)
+            record.told |= headers
+            record.answered_by = deployment.model
+            record.fallback_from, record.fallback_why = model.name, choice.failure
+            record.note(f"falls back to {deployment.model}: {choice.failure}")
+            try:
+                return await self._try(asked)
+            except DaemonError as failed:
+                record.note(f"{deployment.model} does not answer either: {failed.code}")
+        if asked.since_s is None and not choice.text:
+            raise error
+        self._start_over(asked, model)
+        record.answered_by = record.fallback_from = record.fallback_why = ""
+        if choice.text:
+            return self._say(asked, choice)
+        record.deployment, record.recipe_hash = model.name, model.recipe_hash
+        record.refusal = error
+        raise error
+
+    def _say(self, asked: _Asked, choice: Choice) -> Reply | EventStream:
+        """The text of the last resort."""
+        record, model = asked.record, asked.deployment
+        record.is_static = True
+        record.told |= last_resort.HEADERS
+        record.fallback_from, record.fallback_why = model.name, choice.failure
+        record.note(f"falls back to a text: {choice.failure}")
+        self._write_down(asked, last_resort.MODEL, "")
+        return last_resort.answer(record.endpoint, asked.body.fields, record.id, choice.text)
+
+    def _start_over(self, asked: _Asked, deployment: Deployment) -> None:
+        """With another model: nothing of the last try is kept, and nothing reserved."""
+        asked.record.start_over()
+        self._admission.withdraw(asked.record)
+        self._allowances.settle(asked.record)
+        asked.deployment, asked.since_s = deployment, asked.record.clock()
+
+    async def _try(self, asked: _Asked) -> Reply | EventStream:
+        """The answer of one model."""
+        ask, record, deployment = asked.ask, asked.record, asked.deployment
         pool = self._pools[deployment.pool]
         frontend = pool.frontend(deployment.model if deployment.lora else None)
         if ask.endpoint not in frontend.endpoints:
@@ -192,38 +286,46 @@ class RequestPath:
                 f"model {deployment.model!r} does not answer {ask.endpoint.value} requests",
                 param="model",
             )
-        record.routed_s = record.clock()
-        self._admission.admit(record, self._applicant(ask, body, tenant, pool, deployment))
+        record.routed_s = record.routed_s or record.clock()
+        # The rest of 2., since models and pools have limits too; what needs the exact count of its
+        # tokens is decided at the gate.
+        self._admission.admit(record, self._applicant(asked, pool))
         pool.refuse_late(record.deadline_s, record.clock())
-        record.admitted_s = record.clock()
-        if self._book is not None:
-            record.deployment = deployment.name
-            record.recipe_hash = deployment.recipe_hash
-            record.client, record.metadata = ask.client, metadata_text(body.fields)
-            self._book.open(record)
+        record.admitted_s = record.admitted_s or record.clock()
+        self._write_down(asked, deployment.name, deployment.recipe_hash)
+        fields = asked.body.fields
+        if record.answered_by:
+            fields = {**fields, "model": record.answered_by}
         call = Call(
             endpoint=ask.endpoint,
-            body=body.fields,
+            body=fields,
             request_id=record.id,
-            upload=body.upload,
+            upload=asked.body.upload,
         )
-        # 4. to 8. render, wait, grant, generate, stream.
-        if record.stream:
-            return await self._stream(frontend, call, record, deployment)
         return await self._render(frontend, call, record)
 
-    def _applicant(
-        self, ask: Ask, body: Body, tenant: Tenant, pool: Pool, deployment: Deployment
-    ) -> Applicant:
+    def _write_down(self, asked: _Asked, deployment: str, recipe_hash: str) -> None:
+        """Who answers; and the request itself, if that was not done yet."""
+        record = asked.record
+        if self._book is None:
+            return
+        record.deployment, record.recipe_hash = deployment, recipe_hash
+        if not record.accepted_at_us:
+            record.client, record.metadata = asked.ask.client, metadata_text(asked.body.fields)
+            self._book.open(record)
+
+    def _applicant(self, asked: _Asked, pool: Pool) -> Applicant:
+        ask, tenant, deployment = asked.ask, asked.tenant, asked.deployment
         return Applicant(
             tenant=tenant,
             model=deployment.model,
             pool=deployment.pool,
-            body=body.fields,
+            body=asked.body.fields,
             visitor=Visitor(tenant.name, ask.connection, ask.is_retry),
             priority=ask.priority,
             deadline_ms=ask.deadline_ms,
             context_tokens=pool.context_tokens,
+            since_s=asked.since_s,
         )
 
     async def _render(
@@ -237,13 +339,10 @@ class RequestPath:
             await record.close_calls()
             raise
 
-    async def _stream(
-        self, frontend: Frontend, call: Call, record: RequestRecord, deployment: Deployment
-    ) -> Reply | EventStream | WaitingStream:
+    async def _stream(self, asked: _Asked) -> Reply | EventStream | WaitingStream:
         """The answer, if it begins soon; else a stream that says what it waits for."""
-        answering = asyncio.create_task(
-            self._render(frontend, call, record), name=f"answer-{record.id}"
-        )
+        record = asked.record
+        answering = asyncio.create_task(self._by_anybody(asked), name=f"answer-{record.id}")
         try:
             await asyncio.wait({answering}, timeout=self.comment_after_s)
         except asyncio.CancelledError:
@@ -252,11 +351,10 @@ class RequestPath:
             raise
         if answering.done():
             return answering.result()
-        scheduler = self._schedulers[deployment.pool]
         return WaitingStream(
             answering,
             record,
-            comment=lambda: _comment(scheduler, record),
+            comment=lambda: _comment(self._schedulers[asked.deployment.pool], record),
             interval_s=self.comment_after_s,
         )
 

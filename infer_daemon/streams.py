@@ -14,6 +14,8 @@ from infer_daemon.engines.contract import EventStream, Reply
 
 log = structlog.get_logger()
 
+FALLBACK = "x-infer-fallback"
+
 Settle = Callable[[RequestRecord, Outcome, DaemonError | None], Awaitable[None]]
 
 
@@ -51,6 +53,8 @@ class WaitingStream:
         self._has_spoken = False
         self._answer: EventStream | None = None
         self._is_over = False
+        #: What the headers said, which have been sent.
+        self._told_of = record.told.get(FALLBACK)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -71,6 +75,11 @@ class WaitingStream:
             self._record.refusal = self._record.refusal or error
             self._is_over = True
             return error_event(error, self._record.endpoint)
+        if (why := self._record.told.get(FALLBACK)) is not None and why != self._told_of:
+            self._told_of = why  # and the answer itself the next time
+            model = self._record.told.get("x-infer-model")
+            who = f" model={model}" if model else ""
+            return f": fallback{who} why={why}\n\n".encode()
         if isinstance(content, Reply):
             self._is_over = True
             return b"data: " + content.body + b"\n\n"

@@ -58,9 +58,18 @@ def _engines(engines: list[dict[str, Any]]) -> Table:
     return table
 
 
+_WELL = ("ok", "client")
+"""Endings of calls that say nothing against their engine."""
+
+
 def _note(engine: dict[str, Any]) -> str:
     """Why it does not work, or what it does instead; of one that works, how it came to be."""
     told = [engine["reason"], engine["step"]]
+    if engine["breaker"] != "closed":
+        told.append(f"breaker {engine['breaker'].replace('_', ' ')}")
+    failed = {ending: n for ending, n in engine["endings"].items() if ending not in _WELL}
+    if failed:
+        told.append("calls ended: " + ", ".join(f"{n} {ending}" for ending, n in failed.items()))
     if engine["last_end"] and not engine["reason"]:
         told.append(f"before: {engine['last_end']}")
     return "; ".join(filter(None, told))

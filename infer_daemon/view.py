@@ -121,6 +121,7 @@ class View:
                     state=status.state,
                     stats=asdict(engine.stats) if engine else {},
                     restarts=status.restarts,
+                    breaker=pool.health.state(name),
                 )
 
     def _queues(self) -> list[tuple[str, int, int]]:
@@ -218,6 +219,8 @@ class View:
                     "reason": status.reason,
                     "restarts": status.restarts,
                     "last_end": status.last_end,
+                    "breaker": pool.health.state(name),
+                    "endings": dict(pool.health.endings(name)),
                     "for_s": round(now_s - status.since_s, 1),
                     "pid": engine.pid if engine else None,
                     "in_flight": supervisor.in_flight if supervisor else 0,

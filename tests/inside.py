@@ -15,6 +15,7 @@ from infer_daemon.engines.contract import Reply
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.engines.supervisor import Status
+from infer_daemon.falling_back import StandIns
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
@@ -75,6 +76,7 @@ class Inside:
             recorder=self.recorder,
             comment_after_s=settings.scheduling.comment_after_s,
             allowances=self.allowances,
+            stand_ins=StandIns(settings, catalog, self.pools),
         )
 
     @asynccontextmanager

@@ -67,6 +67,9 @@ class Applicant:
     """Header `x-deadline-ms`."""
     context_tokens: int | None
     """Longest prompt and output of the model; None while no engine has said."""
+    since_s: float | None = None
+    """From when on it is patient again, because another model had it before; not if its client has
+    said until when it wants its answer. None: since it came."""
 
 
 class Admission:
@@ -214,6 +217,15 @@ class Admission:
                 completion_tokens=record.completion_tokens,
             )
 
+    def withdraw(self, record: RequestRecord) -> None:
+        """The request is to be admitted again, for another model: give back all that it has
+        reserved, as if it had never come."""
+        ticket = self._tickets.pop(record.id, None)
+        if ticket is not None:
+            ticket.give_back(
+                record.clock(), was_granted=False, is_clients_fault=True, completion_tokens=0
+            )
+
     def headers(self, record: RequestRecord) -> dict[str, str]:
         """What a client is told of its limits, as OpenAI's clients know it."""
         account = self._tenants.get(f"tenant {record.tenant}")
@@ -245,8 +257,12 @@ class Admission:
         wait_s = self._scheduling.wait_timeout_s
         if record.tier is Tier.BATCH:
             wait_s = self._scheduling.batch_wait_timeout_s
-        deadline_s = asks.deadline_s(applicant.deadline_ms) or tenant.deadline_s or wait_s
-        record.deadline_s = record.accepted_s + min(deadline_s, wait_s)
+        clients_s = asks.deadline_s(applicant.deadline_ms)
+        deadline_s = clients_s or tenant.deadline_s or wait_s
+        since_s = record.accepted_s
+        if clients_s is None and applicant.since_s is not None:
+            since_s = applicant.since_s
+        record.deadline_s = since_s + min(deadline_s, wait_s)
         objective_s = tenant.ttft_objective_s or deadline_s
         record.due_s = min(record.deadline_s, record.accepted_s + objective_s)
         record.told["x-infer-priority"] = record.tier.value

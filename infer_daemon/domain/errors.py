@@ -29,6 +29,7 @@
     │   ├── LedgerUnavailable       503 ledger_unavailable
     │   ├── WouldWaitTooLong        503 would_wait_too_long
     │   ├── ModelNotReady           503 model_not_ready
+    │   │   └── LoadFailed          503 model_not_ready
     │   ├── GrammarBusy             503 grammar_busy
     │   └── ShuttingDown            503 shutting_down
     ├── Evicted                     503: was queued and gave its place up
@@ -267,6 +268,10 @@ class ModelNotReady(Rejected):
     """No engine of this model is ready."""
 
     code = "model_not_ready"
+
+
+class LoadFailed(ModelNotReady):
+    """This model could not be loaded."""
 
 
 class GrammarBusy(Rejected):

@@ -64,6 +64,8 @@ class Job:
     """Loop time at which waiting ends in a refusal; not before `due_s`."""
     is_resumed: bool = False
     """Whether it had a place in an engine that was lost: it may wait although the queue is full."""
+    avoids: frozenset[EngineName] = frozenset()
+    """Engines that have failed it: not to be given to them as long as there is another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +83,5 @@ class WindowLimits:
     token."""
     kv_block_tokens: int = 1
     """Tokens of one block of the cache: a sequence takes whole blocks."""
+    entries: int | None = None
+    """Jobs that may enter until its limits are set again; None for any number."""

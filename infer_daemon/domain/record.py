@@ -27,6 +27,15 @@ def id_in(text: str) -> str | None:
     return None if found is None else found[0]
 
 
+_OF_ONE_TRY = ("x-infer-truncated", "x-infer-clamped", "x-infer-model", "x-infer-fallback")
+"""What is told of a request that is not so of it with another model."""
+
+
+def never() -> bool:
+    """Whether another model could answer, where none may."""
+    return False
+
+
 class Closable(Protocol):
     """Something that works for a request and can be told to stop."""
 
@@ -63,6 +72,17 @@ class RequestRecord:
     recipe_hash: str = ""
     """Of all that makes this deployment answer as it does."""
     engine: str = ""
+    answered_by: str = ""
+    """Public name of the model that answers in place of the one that was asked for."""
+    fallback_from: str = ""
+    """What would have served the model that was asked for, where it does not."""
+    fallback_why: str = ""
+    can_fall_back: Callable[[], bool] = field(default=never)
+    """Whether another model could answer in place of this one, if it were lost now."""
+    deaths: int = 0
+    """Engines that died under it."""
+    is_static: bool = False
+    """Whether no model answers, but a text that was written beforehand."""
     client: str = ""
     """Address, or user of this machine."""
     metadata: str | None = None
@@ -149,7 +169,26 @@ class RequestRecord:
     @property
     def is_generated(self) -> bool:
         """Whether everything that engines contribute has arrived."""
-        return self.calls_started > 0 and self.calls_open == 0
+        return self.is_static or (self.calls_started > 0 and self.calls_open == 0)
+
+    @property
+    def served_model(self) -> str:
+        """Public name of the model that answers."""
+        return self.answered_by or self.model
+
+    def start_over(self) -> None:
+        """What was done so far was for nothing, and is nobody's to pay. Nothing of it may have been
+        sent, and its calls must be closed."""
+        assert not self.open_calls, "a call goes on that nobody will read"
+        self.waste_fallback_tokens += self.prompt_tokens + self.completion_tokens
+        self.rendered_tokens = self.prompt_tokens = self.cached_tokens = 0
+        self.completion_tokens = self.reasoning_tokens = 0
+        self.rendered_s = self.granted_s = self.first_token_s = self.last_token_s = None
+        self.seqs = self.calls_started = 0
+        self.refusal = None
+        self.detail = ""
+        for header in _OF_ONE_TRY:
+            self.told.pop(header, None)
 
 
 CURRENT: ContextVar[RequestRecord | None] = ContextVar("infer_daemon_request", default=None)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
+from infer_daemon.domain.features import Feature
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.steps import Step
@@ -172,6 +173,8 @@ class EngineFacts:
     """Public names of the adapters that are loaded."""
     lora_errors: Mapping[str, str] = field(default_factory=dict)
     """Public name -> why that adapter could not be loaded."""
+    features: frozenset[Feature] = frozenset()
+    """What it can do beside text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

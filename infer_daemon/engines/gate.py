@@ -5,7 +5,9 @@ engine that the scheduler names, is metered as its outputs arrive, and gives its
 engine is done with it, whether or not anybody still reads.
 
 A call whose engine dies is given to another: begun again if its client has seen nothing of it, else
-continued. It waits for its turn as before, within the patience that it came with.
+continued. It waits for its turn as before, within the patience that it came with. One that its
+engine has failed, and of which nothing was read, is begun again in an engine that has not, as often
+as the budget for that allows.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from infer_daemon.domain.endpoints import INPUTS_MAX
 from infer_daemon.domain.errors import (
     DaemonError,
     EngineDied,
+    EngineFault,
     FanoutTooLarge,
     ModelNotReady,
     PoolLost,
@@ -24,6 +27,7 @@ from infer_daemon.domain.errors import (
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Meter, Timing, Turns, Work
+from infer_daemon.engines.health import Health
 from infer_daemon.engines.mailbox import Lost, Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
 from infer_daemon.engines.quarantine import Quarantine
@@ -41,14 +45,17 @@ class Gate:
         meter: Meter,
         timing: Timing,
         admit: Admit,
+        health: Health,
         fanout_max: int,
-        limits_of: Callable[[EngineName], WindowLimits],
+        limits_of: Callable[[EngineName], WindowLimits | None],
+        is_shut: Callable[[], bool],
         count: Callable[[], int],
     ) -> None:
         """
         Args:
             engines: the pool's ready engines, a live view that the pool keeps up to date.
-            limits_of: the window that a ready engine has.
+            limits_of: the window that a ready engine has; None while its breaker is open.
+            is_shut: whether no engine takes any call, as things are.
             count: engines of the pool, ready or not.
         """
         self._turns = turns
@@ -56,10 +63,12 @@ class Gate:
         self._meter = meter
         self._timing = timing
         self._admit = admit
+        self._health = health
         self.fanout_max = fanout_max
         """Most generations of one request; may be changed."""
         self._calls: set[EngineCall] = set()
         self._ended_with: DaemonError | None = None
+        self._is_shut = is_shut
         self.quarantine = Quarantine(
             turns, engines, limits_of=limits_of, count=count, requests_in=self._requests_in
         )
@@ -69,7 +78,12 @@ class Gate:
 
     def windows_changed(self) -> None:
         """The pool has opened or closed windows. A suspect that is left with the last engine is
-        taken back from it."""
+        taken back from it; who waits for one that may not come soon, and could be answered by
+        another model, waits no longer."""
+        if self._is_shut():
+            for call in list(self._calls):
+                if call.engine is None and call.may_fall_back:
+                    call.end(PoolLost(retry_after_s=10))
         if self.quarantine.review(were_opened=True) is None:
             for call in self._calls:
                 if self.quarantine.is_suspect(call.request):
@@ -146,19 +160,36 @@ class Gate:
             await engine.check(work)
         return await self._enter_one(_job(work, record), work, record, mailbox)
 
-    async def resume(self, next_leg: Resumption, record: RequestRecord, mailbox: Mailbox) -> Engine:
+    def may_retry(self, failed_on: frozenset[EngineName], last: EngineName, tenant: str) -> bool:
+        """Whether a call that these engines have failed may be begun again: another takes calls,
+        and the budget has room."""
+        others = self._engines.keys() - failed_on
+        return any(map(self._health.takes_calls, others)) and self._health.may_retry(tenant, last)
+
+    async def resume(
+        self,
+        next_leg: Resumption,
+        record: RequestRecord,
+        mailbox: Mailbox,
+        avoids: frozenset[EngineName],
+    ) -> Engine:
         """Wait for a turn in another engine, or in this one when it has been started again. The
         patience that the request came with begins anew: it has waited for its first turn only.
+
+        Args: avoids: engines that have failed the call.
 
         Raises:
             DaemonError: there will be no other, or it would not take it.
         """
+        if self._is_shut() and record.can_fall_back() and not mailbox.has_sent:
+            raise EngineDied(retry_after_s=10)
         work = next_leg.work
         mailbox.go_on(work)
         is_alone = self.quarantine.must_be_alone(record.id)
         patience_s = max(0.0, record.deadline_s - record.accepted_s)
         deadline_s = max(record.deadline_s, record.clock() + patience_s)
-        job = replace(_job(work, record), deadline_s=deadline_s, is_resumed=True)
+        job = _job(work, record)
+        job = replace(job, deadline_s=deadline_s, is_resumed=True, avoids=avoids)
         try:
             if is_alone:
                 engine = await self._enter_alone(deadline_s, work, record, mailbox)
@@ -188,7 +219,11 @@ class Gate:
             prompt_tokens = 0 if job.is_resumed else work.prompt_tokens
             record.prompt_tokens += prompt_tokens
             try:
-                return await self._submit(name, work, mailbox)
+                return await self._submit(name, work, record, mailbox)
+            except _Closed:
+                record.prompt_tokens -= prompt_tokens
+                self._turns.cancel(job.id)
+                record.note(f"{name} takes no calls, waits again")
             except EngineDied:
                 record.prompt_tokens -= prompt_tokens
                 # What failed in it made the room that we were given: close it before its supervisor
@@ -213,22 +248,37 @@ class Gate:
             record.note(f"given {name} alone")
             engine = self._engines[name]
             try:
-                return await self._submit(name, work, mailbox)
+                return await self._submit(name, work, record, mailbox, is_alone=True)
             except EngineDied:
                 mailbox.leave()
                 self.quarantine.died(engine)
 
-    async def _submit(self, name: EngineName, work: Work, mailbox: Mailbox) -> Engine:
+    async def _submit(
+        self,
+        name: EngineName,
+        work: Work,
+        record: RequestRecord,
+        mailbox: Mailbox,
+        *,
+        is_alone: bool = False,
+    ) -> Engine:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)
-        slot = mailbox.enter(name)
+        is_first = not mailbox.was_resumed
+        visit = self._health.enter(name, record.tenant, is_first_try=is_first, is_alone=is_alone)
+        if visit is None:
+            raise _Closed
+        slot = mailbox.enter(name, visit)
         try:
             await engine.submit(work, slot)
         except EngineDied:
             await engine.abort(work.id)
             if not mailbox.is_lost:  # else its reader is told, and has it go on
                 raise
+        except EngineFault as fault:
+            await engine.abort(work.id)
+            mailbox.fail(fault)  # its reader has it begin again, if that may be
         except BaseException:
             await engine.abort(work.id)
             raise
@@ -243,12 +293,16 @@ class Gate:
         return Mailbox(work, record, self._meter, self._turns, self._timing)
 
 
+class _Closed(Exception):
+    """The breaker has opened, or the probe was given away, since the turn came."""
+
+
 def _job(work: Work, record: RequestRecord) -> Job:
     return Job(
         id=work.id,
         tenant=record.tenant,
         tier=record.tier,
-        model=record.model,
+        model=record.served_model,
         seqs=work.seqs,
         prompt_tokens=work.prompt_tokens,
         output_tokens_max=work.output_tokens_max,
@@ -268,6 +322,7 @@ class EngineCall:
         self._mailbox: Mailbox | None = None
         self.engine: Engine | None = None
         """The one that has it, or had when it died."""
+        self._failed_on: frozenset[EngineName] = frozenset()
         self._is_closed = False
         #: Set once the engine was told that this is closed, if it had to be.
         self._is_out: asyncio.Event | None = None
@@ -327,22 +382,43 @@ class EngineCall:
         while True:
             try:
                 return await mailbox.next()
-            except Lost:
-                engine = self.engine
-                assert engine is not None, "it was lost by an engine"
-                self._record.note(f"lost {engine.name}")
-                if not mailbox.was_taken_back:
-                    self._gate.quarantine.died(engine)
-                next_leg = resumption(self._work, has_sent=mailbox.has_sent)
-                if mailbox.was_taken_back:
-                    await engine.abort(self._work.id)
-                self.engine = None
-                self.engine = await self._gate.resume(next_leg, self._record, mailbox)
+            except Lost as lost:
+                await self._go_on(mailbox, lost.why)
+
+    async def _go_on(self, mailbox: Mailbox, why: DaemonError) -> None:
+        """In another engine, after this one has lost the call."""
+        gate, record, engine = self._gate, self._record, self.engine
+        assert engine is not None, "it was lost by an engine"
+        is_fault = isinstance(why, EngineFault)
+        record.note(f"{'failed by' if is_fault else 'lost'} {engine.name}")
+        if is_fault:
+            self._failed_on |= {engine.name}
+            if not gate.may_retry(self._failed_on, engine.name, record.tenant):
+                raise why
+        elif not mailbox.was_taken_back:
+            record.deaths += 1
+            gate.quarantine.died(engine)
+        next_leg = resumption(self._work, has_sent=mailbox.has_sent)
+        if is_fault or mailbox.was_taken_back:
+            await engine.abort(self._work.id)
+        self.engine = None
+        try:
+            self.engine = await gate.resume(next_leg, record, mailbox, self._failed_on)
+        except EngineDied:
+            if is_fault:
+                raise why from None  # what it was tried again for
+            raise
 
     @property
     def request(self) -> str:
         """Id of the request that it belongs to."""
         return self._record.id
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether another model could answer instead: nothing of this call was sent."""
+        has_sent = self._mailbox is not None and self._mailbox.has_sent
+        return not has_sent and self._record.can_fall_back()
 
     def take_back(self) -> None:
         """Take the call from its engine; it goes on in another when its reader comes for it."""

@@ -10,14 +10,21 @@ A call whose engine dies is *lost*, and not over: its reader is told, and may ha
 import asyncio
 from typing import Any
 
-from infer_daemon.domain.errors import EngineDied
+from infer_daemon.domain.errors import DaemonError, EngineDied, EngineFault
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.engines.breaker import Ending
 from infer_daemon.engines.contract import Meter, Timing, Turns, Work
+from infer_daemon.engines.health import Visit, ending_of
 
 
 class Lost(Exception):
-    """The engine died before it was done; nothing that it made is left to be read."""
+    """The engine died before it was done, or failed before anything was read; nothing that it made
+    is left to be read."""
+
+    def __init__(self, why: DaemonError) -> None:
+        super().__init__(why.message)
+        self.why = why
 
 
 class Slot:
@@ -60,13 +67,16 @@ class Mailbox:
         self._timing = timing
         self._unread: Any = None
         self._error: Exception | None = None
-        self._lost: EngineDied | None = None
+        self._lost: DaemonError | None = None
+        self._visit: Visit | None = None
         self.slot: Slot | None = None
         """Of the engine that has the call."""
         self.has_sent = False
         """Whether its reader has been given something that a client may have seen."""
         self.was_taken_back = False
         """Whether the call was lost to an engine that lives, and still has it."""
+        self.was_resumed = False
+        """Whether it was given to more than one engine."""
         self._begins_again = False
         self._tokens = 0
         self._is_first_of_record = False
@@ -88,19 +98,25 @@ class Mailbox:
         """Whether its engine has died under it, and it was not given to another yet."""
         return self._lost is not None
 
-    def enter(self, engine: EngineName) -> Slot:
-        """The call is given to an engine now, unless it is over already."""
+    def enter(self, engine: EngineName, visit: Visit | None = None) -> Slot:
+        """The call is given to an engine now, unless it is over already.
+
+        Args: visit: told how the call leaves the engine.
+        """
         if self._begins_again:
             self._forget()
         if not self._finished:
             work = self._work
             self._timing.enter(engine, work.id, prompt_tokens=work.prompt_tokens, seqs=work.seqs)
-        self.slot = Slot(self)
+        self.slot, self._visit = Slot(self), visit
         return self.slot
 
-    def leave(self) -> None:
+    def leave(self, ending: Ending = Ending.CLIENT) -> None:
         """The engine has it no more, or did not take it."""
         self.slot = None
+        if self._visit is not None:
+            self._visit.end(ending)
+            self._visit = None
         self._timing.leave(self._record, self._work.id)
 
     def take_back(self) -> None:
@@ -112,7 +128,7 @@ class Mailbox:
     def go_on(self, work: Work) -> None:
         """Another engine is to go on with it. If nothing of the call was sent, that begins from
         scratch, and what there is was made in vain."""
-        self._work, self._lost = work, None
+        self._work, self._lost, self.was_resumed = work, None, True
         self.was_taken_back, self._begins_again = False, not self.has_sent
         self._ready.clear()
 
@@ -146,6 +162,8 @@ class Mailbox:
         if not self._has_output:
             self._has_output = True
             self._timing.first_output(self._work.id)
+            if self._visit is not None:
+                self._visit.first_output()
             if record.first_token_s is None:
                 record.first_token_s = now_s
                 self._is_first_of_record = True
@@ -158,7 +176,7 @@ class Mailbox:
             self._work.merge(self._unread, output)
         if finished:
             self._turns.finish(self._work.id)
-            self._end()
+            self._end(Ending.OK)
         if finished or self._work.wants == "deltas":
             self._ready.set()
 
@@ -167,14 +185,15 @@ class Mailbox:
         if self._finished:
             return
         self._turns.cancel(self._work.id)
-        if isinstance(error, EngineDied):
+        ending = Ending.CLIENT if self.was_taken_back else ending_of(error)
+        if isinstance(error, EngineDied) or (isinstance(error, EngineFault) and not self.has_sent):
             self._lost = error
             if self._work.progress is not None:
                 self._work.progress.detach()
-            self.leave()
+            self.leave(ending)
         else:
             self._error = error
-            self._end()
+            self._end(ending)
         self._ready.set()
 
     async def next(self) -> Any:
@@ -189,7 +208,7 @@ class Mailbox:
         if self._lost is not None and not self._finished:
             # What nobody has begun to read is not read any more: it will be made anew.
             if not self.has_sent or self._unread is None:
-                raise Lost from self._lost
+                raise Lost(self._lost) from self._lost
         else:
             self._ready.clear()
         output, self._unread = self._unread, None
@@ -202,10 +221,10 @@ class Mailbox:
             raise self._error
         return None
 
-    def _end(self) -> None:
+    def _end(self, ending: Ending) -> None:
         self._finished = True
         self._record.calls_open -= 1
-        self.leave()
+        self.leave(ending)
 
     def close(self) -> None:
         """Nothing more is taken, the room is given back, and whoever waits here is woken.
@@ -213,5 +232,5 @@ class Mailbox:
         if not self._finished:
             self.is_closed = True
             self._turns.cancel(self._work.id)
-            self._end()
+            self._end(Ending.CLIENT)
             self._ready.set()

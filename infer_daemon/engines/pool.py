@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
-from infer_daemon.domain.errors import ModelNotReady
+from infer_daemon.domain.errors import LoadFailed, ModelNotReady
+from infer_daemon.domain.features import Feature
 from infer_daemon.domain.jobs import EngineName, WindowLimits
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Timing, Turns
 from infer_daemon.engines.gate import Gate
+from infer_daemon.engines.health import Health
 from infer_daemon.engines.supervisor import Status
 from infer_daemon.settings.schema import WindowSection
 
@@ -26,9 +28,15 @@ class Pool:
         *,
         windows: Mapping[EngineName, WindowSection],
         fanout_max: int,
+        health: Health | None = None,
     ) -> None:
-        """Args: windows: of every engine of the pool."""
+        """
+        Args:
+            windows: of every engine of the pool.
+            health: of all engines of the daemon; None for tests of one pool.
+        """
         self.name = name
+        self.health = health or Health()
         self._windows = windows
         self._turns = turns
         self._ready: dict[EngineName, Engine] = {}
@@ -45,8 +53,10 @@ class Pool:
             meter=meter,
             timing=timing,
             admit=admit,
+            health=self.health,
             fanout_max=fanout_max,
             limits_of=self._limits,
+            is_shut=lambda: not self._ready or self.is_broken,
             count=lambda: len(self.statuses or self._ready),
         )
 
@@ -60,7 +70,11 @@ class Pool:
         self._resting = None
         self._ready[engine.name] = engine
         self._facts[engine.name] = facts
-        self._turns.resize(engine.name, self._limits(engine.name))
+        self.health.begin(engine.name, lambda: self._resize(engine.name))
+        self._resize(engine.name)
+
+    def _resize(self, name: EngineName) -> None:
+        self._turns.resize(name, self._limits(name))
         self.gate.windows_changed()
 
     def close(self, name: EngineName) -> None:
@@ -68,6 +82,7 @@ class Pool:
         if (engine := self._ready.pop(name, None)) is not None:
             facts = self._facts.pop(name)
             self._resting = None if self._ready else (engine, facts)
+            self.health.forget(name)
             self.look_ahead()
             self._turns.resize(name, None)
             self.gate.windows_changed()
@@ -85,8 +100,15 @@ class Pool:
             self._turns.resize(name, self._limits(name))
         self.gate.windows_changed()
 
-    def _limits(self, name: EngineName) -> WindowLimits:
-        return window_limits(self._facts[name], self._windows[name])
+    def _limits(self, name: EngineName) -> WindowLimits | None:
+        """None while its breaker is open."""
+        return self.health.limits(name, window_limits(self._facts[name], self._windows[name]))
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether there are ready engines and no call may enter any of them: their breakers are
+        open, and none is to be tried now."""
+        return bool(self._facts) and not any(map(self._limits, self._facts))
 
     @property
     def context_tokens(self) -> int | None:
@@ -103,6 +125,12 @@ class Pool:
         times = (status.back_s for status in self.statuses.values())
         return min((back_s for back_s in times if back_s is not None), default=None)
 
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What each of its ready engines can do beside text."""
+        found = [facts.features for facts in self._facts.values()]
+        return frozenset.intersection(*found) if found else frozenset()
+
     def frontend(self, lora: str | None) -> Frontend:
         """A front end to render a request with; ready engines take turns. Where none is ready and
         one is on its way back, it is that of the one that was lost: what it renders waits.
@@ -112,6 +140,7 @@ class Pool:
 
         Raises:
             ModelNotReady: no engine is ready that has it, nor will be soon; says why.
+            LoadFailed: and none has ever been.
         """
         usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
         if self._resting is not None and self.back_s is not None:
@@ -122,7 +151,8 @@ class Pool:
             why = self.why_not_ready(lora)
             if self.is_lost:
                 # Libraries that retry a 503 would only wait.
-                raise ModelNotReady(why, should_retry=False)
+                was_loaded = lora is None and any(s.facts for s in self.statuses.values())
+                raise (ModelNotReady if was_loaded else LoadFailed)(why, should_retry=False)
             raise ModelNotReady(why, retry_after_s=10)
         self._next_frontend += 1
         return self._ready[usable[self._next_frontend % len(usable)]].frontend

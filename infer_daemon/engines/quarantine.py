@@ -19,14 +19,14 @@ class Quarantine:
         turns: Turns,
         engines: Mapping[EngineName, Engine],
         *,
-        limits_of: Callable[[EngineName], WindowLimits],
+        limits_of: Callable[[EngineName], WindowLimits | None],
         count: Callable[[], int],
         requests_in: Callable[[Engine], set[str]],
     ) -> None:
         """
         Args:
             engines: those that are ready; a live view.
-            limits_of: the window that a ready engine has.
+            limits_of: the window that a ready engine has; None while its breaker is open.
             count: engines of the pool, ready or not.
             requests_in: ids of the requests that have calls in an engine.
         """
@@ -123,5 +123,5 @@ class Quarantine:
         return {
             name: len(self._requests_in(engine) - {first})
             for name, engine in self._engines.items()
-            if engine not in self._dead
+            if engine not in self._dead and self._limits_of(name) is not None
         }

@@ -79,6 +79,10 @@ class Allowances:
         """Requests that hold a reservation."""
         return len(self._held)
 
+    def _price(self, record: RequestRecord) -> Price:
+        """Of the model that answers; where that has none, of the one that was asked for."""
+        return self._prices.get(record.answered_by) or self._prices.get(record.model, _FREE)
+
     def reserve(self, record: RequestRecord, *, input_tokens: int, output_tokens: int) -> None:
         """Before a request is rendered. If a soft budget is overspent, its client is told.
 
@@ -87,7 +91,7 @@ class Allowances:
         Raises:
             QuotaExceeded: a hard budget is used up, or held by those who are running.
         """
-        price = self._prices.get(record.model, _FREE)
+        price = self._price(record)
         nano_usd = most_nano_usd(price, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
         answer = self._budgets.reserve(record.tenant, tokens, nano_usd, now_us)
@@ -110,7 +114,7 @@ class Allowances:
         held = self._held[record.id]
         input_tokens += held.input_tokens
         output_tokens += held.output_tokens
-        price = self._prices.get(record.model, _FREE)
+        price = self._price(record)
         nano_usd = most_nano_usd(price, input_tokens, output_tokens)
         tokens, now_us = input_tokens + output_tokens, self._now_us()
         why = self._budgets.amend(held, tokens, nano_usd, now_us)
@@ -135,8 +139,9 @@ class Allowances:
             self._budgets.release(held)
             return _NOTHING
         prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
-        price = _FREE if _is_our_fault(error) else self._prices.get(record.model, _FREE)
+        price = _FREE if _is_our_fault(error) else self._price(record)
         bill = charge(price, prompt_tokens, record.cached_tokens, completion_tokens)
+        record.price_nano_usd = bill.total_nano_usd
         tokens, now_us = prompt_tokens + completion_tokens, self._now_us()
         day_us, month_us = self._budgets.settle(held, tokens, bill.total_nano_usd, now_us)
         if held.has_passed or record.tenant in self._passed:

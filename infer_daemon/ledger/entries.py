@@ -128,6 +128,8 @@ def _settlement(facts: Iterable[Any], bill: Bill) -> Settlement:
         outcome=record.outcome,
         code=record.code,
         engine=record.engine or None,
+        fallback_from=record.fallback_from,
+        fallback_why=record.fallback_why,
         rendered_us=_us(from_s, record.rendered_s),
         granted_us=_us(from_s, record.granted_s),
         first_token_us=_us(from_s, record.first_token_s),

@@ -14,6 +14,8 @@ from infer_daemon.ledger.accounts import Unit
 from infer_daemon.ledger.budgets import Standing
 from infer_daemon.ledger.devices import Device, Line
 
+_BREAKER_STATES = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
 
 class EngineReport:
     """One engine at the moment of a scrape."""
@@ -26,17 +28,20 @@ class EngineReport:
         state: EngineState,
         stats: dict[str, float],
         restarts: int = 0,
+        breaker: str = "closed",
     ) -> None:
         """
         Args:
             stats: kv_usage, prefix_queries, prefix_hits, running, waiting.
             restarts: how often it was started again since the daemon began.
+            breaker: the state of its circuit breaker.
         """
         self.name = name
         self.model = model
         self.state = state
         self.stats = stats
         self.restarts = restarts
+        self.breaker = breaker
 
 
 class LiveCollector(Collector):
@@ -74,6 +79,11 @@ class LiveCollector(Collector):
         restarts = CounterMetricFamily(
             "infer_engine_restarts", "How often an engine was started again", labels=labels
         )
+        breaker = GaugeMetricFamily(
+            "infer_breaker_state",
+            "Of an engine's circuit breaker: 0 closed, 1 half open, 2 open",
+            labels=["engine"],
+        )
         families: dict[str, Metric] = {
             "kv_usage": GaugeMetricFamily(
                 "infer_kv_cache_usage_ratio", "Share of the KV cache in use", labels=labels
@@ -96,10 +106,12 @@ class LiveCollector(Collector):
             for one in EngineState:
                 state.add_metric([*where, one], float(one == report.state))
             restarts.add_metric(where, report.restarts)
+            breaker.add_metric([report.name], _BREAKER_STATES[report.breaker])
             for key, family in families.items():
                 family.add_metric(where, report.stats.get(key, 0.0))  # type: ignore[attr-defined]
         yield state
         yield restarts
+        yield breaker
         yield from families.values()
 
 

@@ -119,6 +119,24 @@ class Metrics:
             ("model", "tenant", "accepted"),
             registry=registry,
         )
+        self._breaker_changes = Counter(
+            "infer_breaker_changes_total",
+            "Changes of an engine's circuit breaker, by the state that it has then and why",
+            ("engine", "to", "cause"),
+            registry=registry,
+        )
+        self._retries = Counter(
+            "infer_retries_total",
+            "Calls that their engine had failed, by whether they were given to another",
+            ("engine", "granted"),
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            "infer_fallbacks_total",
+            "Requests that another model answered, or a static text",
+            ("model", "to", "why"),
+            registry=registry,
+        )
         self._ledger_ok = Gauge(
             "infer_ledger_ok", "1 while rows reach the database", registry=registry
         )
@@ -164,6 +182,14 @@ class Metrics:
         counter = self._feedback if before is None else self._feedback_changed
         counter.labels(model, tenant, str(accepted).lower()).inc()
 
+    def on_breaker(self, engine: str, to: str, cause: str) -> None:
+        """See `engines.health.Witness`."""
+        self._breaker_changes.labels(engine, to, cause).inc()
+
+    def on_retry(self, engine: str, *, granted: bool) -> None:
+        """See `engines.health.Witness`."""
+        self._retries.labels(engine, str(granted).lower()).inc()
+
     def on_door_refused(self, reason: str) -> None:
         """Somebody was refused before there was a request."""
         self._door_refusals.labels(reason).inc()
@@ -173,6 +199,9 @@ class Metrics:
         labels = (record.model, record.engine)
         assert record.outcome is not None, "only settled requests are counted"
         self._requests.labels(*labels, record.tenant, record.outcome, record.code).inc()
+        if record.fallback_why:
+            to = "static" if record.is_static else record.answered_by
+            self._fallbacks.labels(record.model, to, record.fallback_why).inc()
         for stage, seconds in stages_s.items():
             self._stage.labels(stage).observe(seconds)
         if "wait" in stages_s:

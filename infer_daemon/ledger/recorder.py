@@ -163,6 +163,9 @@ def _line(record: RequestRecord, stages_s: dict[str, float]) -> dict[str, object
         line["compute_ms"] = round(record.compute_ns / 1e6, 3)
     if record.code:
         line["code"] = record.code
+    if record.fallback_why:
+        line["answered_by"] = "static" if record.is_static else record.answered_by
+        line["fallback"] = record.fallback_why
     line |= {what: record.told[header] for what, header in _DONE.items() if header in record.told}
     if record.detail:
         line["detail"] = record.detail

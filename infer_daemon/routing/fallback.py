@@ -15,35 +15,12 @@ not followed. Only before the first content has been sent, and only a model that
 request needs and that its tenant may use; the client is told which one answered, and why.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from infer_daemon.domain.endpoints import Endpoint
-
-
-class FailureClass(StrEnum):
-    """Why the model that was asked for does not answer."""
-
-    DEAD = "dead"
-    """None of its engines is alive, or the last one died or stalled."""
-    TIMEOUT = "timeout"
-    OVERLOAD = "overload"
-    """No room, or no turn in time."""
-    LOAD_FAILED = "load_failed"
-    TOO_LONG = "too_long"
-    """The prompt, with the answer that is asked for, is longer than its context."""
-
-
-class Feature(StrEnum):
-    """What a request may need besides its endpoint."""
-
-    TOOLS = "tools"
-    VISION = "vision"
-    AUDIO = "audio"
-    REASONING = "reasoning"
-    GRAMMAR = "grammar"
-    LOGPROBS = "logprobs"
+from infer_daemon.domain.failures import Chains, FailureClass
+from infer_daemon.domain.features import Feature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +41,6 @@ class Abilities:
     context_tokens: int | None
     """None while it is not known: nothing is sent to such a model."""
     features: frozenset[Feature] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chains:
-    """Of one model."""
-
-    by_class: Mapping[FailureClass, tuple[str, ...]] = field(default_factory=dict)
-    fail_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,53 +115,3 @@ def lacks(abilities: Abilities, needs: Needs) -> str:
         return f"has a context of {abilities.context_tokens} tokens, not {needs.tokens}"
     missing = sorted(needs.features - abilities.features)
     return f"lacks {', '.join(missing)}" if missing else ""
-
-
-def problems(chains: Mapping[str, Chains]) -> Iterator[tuple[str, str]]:
-    """All that is wrong with the chains of a configuration: the place, and what it is.
-
-    Args: chains: of every model of the configuration, also of those that have none.
-    """
-    for model, own in chains.items():
-        place = f"models.{model}.fallback"
-        if own.fail_closed and any(own.by_class.values()):
-            yield f"{place}.fail_closed", "a model that must not be replaced has no chains"
-        for failure, chain in own.by_class.items():
-            for number, name in enumerate(chain):
-                if name not in chains:
-                    yield f"{place}.{failure}[{number}]", f"there is no model {name!r}"
-                elif name == model:
-                    yield f"{place}.{failure}[{number}]", "is the model itself"
-                elif name in chain[:number]:
-                    yield f"{place}.{failure}[{number}]", f"{name!r} is in the chain already"
-    for failure in FailureClass:
-        for cycle in _cycles(chains, failure):
-            way = " -> ".join([*cycle, cycle[0]])
-            yield f"models.{cycle[0]}.fallback.{failure}", f"goes round in a circle: {way}"
-
-
-def _cycles(chains: Mapping[str, Chains], failure: FailureClass) -> Iterator[list[str]]:
-    """At least one circle for each group of models that send to each other what they fail at: such
-    would pass an outage on and back. A model in its own chain is told elsewhere."""
-    done = set[str]()
-    for start in chains:
-        # Depth first without recursion: the way so far, and what is left to try from each of it.
-        way, rest = [start], [_following(chains, failure, start)]
-        while way and way[0] not in done:
-            following = next(rest[-1], None)
-            if following is None:
-                done.add(way.pop())
-                rest.pop()
-            elif following in way:
-                at = way.index(following)
-                yield (cycle := way[at:])
-                done.update(cycle)
-                del way[at:], rest[at:]
-            elif following not in done:
-                way.append(following)
-                rest.append(_following(chains, failure, following))
-
-
-def _following(chains: Mapping[str, Chains], failure: FailureClass, model: str) -> Iterator[str]:
-    own = chains.get(model, Chains())
-    return (name for name in own.by_class.get(failure, ()) if name != model)

@@ -200,7 +200,7 @@ class Core(State):
         """Of the windows that take the job."""
         best: EngineName | None = None
         best_share = -1.0
-        for name, window in self.windows.items():
+        for name, window in self.windows_for(waiting.job).items():
             share = window.free_share
             if share > best_share and window.takes(waiting.job, waiting.output_tokens, level):
                 best, best_share = name, share
@@ -214,11 +214,13 @@ class Core(State):
         for other in passed:
             # Whoever goes into room that is kept took nothing from those who may not use it.
             level = self.level(other.job.tier, other.job.tenant)
+            if name not in self.windows_for(other.job):
+                continue
             if window.takes(job, waiting.output_tokens, level):
                 other.passed_by += 1
         self._leave_line(job.id)
         need = need_of(job, waiting.output_tokens, window.limits)
-        window.enter(need)
+        window.admit(need)
         self.inside[job.tenant] = self.inside.get(job.tenant, 0) + 1
         paid: float | None = None
         if job.tier is BATCH and self.is_batch_in_the_way:

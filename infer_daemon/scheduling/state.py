@@ -191,7 +191,14 @@ class State:
         """Whether some window takes the job as things are."""
         job = waiting.job
         level = self.level(job.tier, job.tenant)
-        for window in self.windows.values():
+        for window in self.windows_for(job).values():
             if window.takes(job, waiting.output_tokens, level):
                 return True
         return False
+
+    def windows_for(self, job: Job) -> dict[EngineName, Window]:
+        """Those that it may enter: of engines that have not failed it, if there are any."""
+        if not job.avoids:
+            return self.windows
+        others = {name: w for name, w in self.windows.items() if name not in job.avoids}
+        return others or self.windows

@@ -57,11 +57,14 @@ class Window:
         self.seqs = 0
         self.kv_tokens = 0
         self.prefill_tokens = 0
+        #: Jobs that may still enter before the limits are set again.
+        self.entries_left: int | None = None
         self.change(limits, policy)
 
     def change(self, limits: WindowLimits, policy: Policy) -> None:
         """New limits; what is inside stays."""
         self.limits = limits
+        self.entries_left = limits.entries
         kept = policy.kept_for_critical
         shares = {Level.CRITICAL: 0.0, Level.NEWCOMER: kept}
         kept += policy.kept_for_newcomers
@@ -74,7 +77,7 @@ class Window:
         """Whether a job that is expected to generate that much per sequence may enter now. One that
         is larger than a limit enters when it is alone: nothing that an engine can run waits for
         ever."""
-        if job.seqs > self.limits.seqs:
+        if job.seqs > self.limits.seqs or self.entries_left == 0:
             return False
         seqs, kv_tokens, prefill_tokens = self._caps[level]
         # In the order of what they cost: this is asked for whoever waits, again and again.
@@ -90,6 +93,8 @@ class Window:
     def open_from(self) -> int:
         """The lowest level at which the smallest job would fit; above all levels if none is."""
         level = LEVELS
+        if self.entries_left == 0:
+            return level
         for seqs, kv_tokens, prefill_tokens in self._caps_from_top:
             if (
                 self.seqs >= seqs
@@ -105,8 +110,14 @@ class Window:
         """Of its sequences, 0 to 1: where a job that fits several windows goes."""
         return 1.0 - self.seqs / self.limits.seqs
 
+    def admit(self, need: Need) -> None:
+        """A job goes in that was not in before."""
+        if self.entries_left is not None:
+            self.entries_left -= 1
+        self.enter(need)
+
     def enter(self, need: Need) -> None:
-        """A job goes in."""
+        """A job is in."""
         self.seqs += need.seqs
         self.kv_tokens += need.kv_tokens
         self.prefill_tokens += need.prefill_tokens

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from infer_daemon.domain.money import nano_usd
-from infer_daemon.settings import budgets
+from infer_daemon.settings import budgets, fallbacks
 from infer_daemon.settings.schema import EngineSection, Settings
 
 OURS = {
@@ -41,6 +41,7 @@ def problems(settings: Settings) -> list[str]:
         _listen,
         _engines,
         _models,
+        fallbacks.breaches,
         _devices,
         _hourly,
         _cores,

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from infer_daemon.domain.features import Feature
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -167,6 +169,8 @@ class SimSection(Section, frozen=True):
     fail_start: str = ""
     die_after_tokens: Annotated[int, Meta(ge=0)] = 0
     hang_after_tokens: Annotated[int, Meta(ge=0)] = 0
+    fault_share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    features: list[Feature] = []
 
 
 class WindowSection(Section, frozen=True):
@@ -217,6 +221,23 @@ class EngineSection(Section, frozen=True):
         return self.model.startswith(("builtin:", "package:", "/", "~", "."))
 
 
+class FallbackSection(Section, frozen=True):
+    """Which other models may answer in place of one, by why that does not."""
+
+    dead: list[Name] = []
+    timeout: list[Name] = []
+    overload: list[Name] = []
+    load_failed: list[Name] = []
+    too_long: list[Name] = []
+    fail_closed: bool = False
+
+
+class LastResortSection(Section, frozen=True):
+    """What is answered when no model can."""
+
+    text: Annotated[str, Meta(max_length=10_000)] = ""
+
+
 class ModelSection(Section, frozen=True):
     """One public model name: which engines can serve it, and with which adapter."""
 
@@ -224,6 +245,21 @@ class ModelSection(Section, frozen=True):
     lora: str = ""
     price: PriceSection | None = None
     limits: LimitsSection = LimitsSection()
+    fallback: FallbackSection = FallbackSection()
+    last_resort: LastResortSection = LastResortSection()
+
+
+class BreakerSection(Section, frozen=True):
+    """When an engine that fails, or is slow, is left alone for a while."""
+
+    window_s: Seconds = 30.0
+    calls_min: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
+    failure_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    slow_s: Seconds = 60.0
+    slow_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    open_s: Seconds = 5.0
+    open_s_max: Seconds = 120.0
+    retry_share_max: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
 
 class Settings(Section, frozen=True):
@@ -237,6 +273,7 @@ class Settings(Section, frozen=True):
     scheduling: SchedulingSection = SchedulingSection()
     limits: LimitsSection = LimitsSection()
     ledger: LedgerSection = LedgerSection()
+    breaker: BreakerSection = BreakerSection()
     devices: dict[Name, DeviceSection] = {}
     tenants: dict[Name, TenantSection] = {}
 

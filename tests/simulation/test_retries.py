@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from infer_daemon.routing.retries import RetryBudget, RetryPolicy
+from infer_daemon.engines.retries import RetryBudget, RetryPolicy
 
 POLICY = RetryPolicy()
 TRIES_MAX = 3

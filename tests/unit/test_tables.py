@@ -18,6 +18,8 @@ def engine(**fields: Any) -> dict[str, Any]:
         "for_s": 5.0,
         "restarts": 0,
         "last_end": "",
+        "breaker": "closed",
+        "endings": {"ok": 7, "client": 1},
     }
     return {**common, "reason": "", "step": "", "stats": stats, **fields}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from infer_daemon.domain.errors import EngineDied
+from infer_daemon.domain.errors import EngineDied, EngineFault
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.engines.contract import (
     EngineFacts,
@@ -65,6 +65,10 @@ class SimEngine:
         self._death: asyncio.Future[str] | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._tokens_made = 0
+        self.fault_share = script.fault_share
+        """Of its calls, those that it fails with their first token; may be changed."""
+        #: What is due of the next fault: evenly, not at random.
+        self._fault_due = 0.0
         self.steps = 0
         self._killed = asyncio.Event()
 
@@ -111,6 +115,7 @@ class SimEngine:
             kv_tokens=self._script.kv_tokens,
             step_tokens=self._script.prefill_tokens_per_step,
             loras=self._loras,
+            features=frozenset(self._script.features),
         )
 
     async def stop(self) -> None:
@@ -200,7 +205,18 @@ class SimEngine:
                 sequence.to_prefill -= done
                 budget -= done
             if sequence.to_prefill == 0:
-                self._generate(sequence)
+                if not any(sequence.generated) and self._is_fault():
+                    del self._running[sequence.work.id]
+                    sequence.sink.fail(EngineFault())
+                else:
+                    self._generate(sequence)
+
+    def _is_fault(self) -> bool:
+        self._fault_due += self.fault_share
+        if self._fault_due < 1.0:
+            return False
+        self._fault_due -= 1.0
+        return True
 
     def _generate(self, sequence: _Sequence) -> None:
         """One token for each unfinished choice of a call."""

@@ -30,6 +30,7 @@ from infer_daemon.engines.vllm.carrying import Payload, VllmProgress, add, keep_
 from infer_daemon.engines.vllm.causes import CAUSE_ENV, last_line, take_cause
 from infer_daemon.engines.vllm.client import GatedClient
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
+from infer_daemon.engines.vllm.features import features
 from infer_daemon.engines.vllm.frontend import VllmFrontend
 from infer_daemon.engines.vllm.processes import first_exit, workers_of
 from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
@@ -118,6 +119,7 @@ class VllmEngine:
             tasks = await llm.get_supported_tasks()
             loras, lora_errors = await self._load_loras(llm, progress)
             progress("building handlers")
+            known = features(args, llm.model_config, tasks)
             state = State()
             await init_app_state(GatedClient(llm, self._gate), state, args, tasks)
             state.openai_serving_models.lora_requests.update(loras)
@@ -151,6 +153,7 @@ class VllmEngine:
             steps=steps,
             loras=self._loras,
             lora_errors=lora_errors,
+            features=known,
         )
 
     def _arguments(self) -> Any:
@@ -347,6 +350,9 @@ def _put(
     if isinstance(output, RequestOutput):
         new_tokens = 0
         for completion in output.outputs:
+            if completion.finish_reason == "error":
+                sink.fail(EngineFault())  # of its handler, it would be one error among others
+                return
             new_tokens += len(completion.token_ids)
             if progress is not None and completion.finish_reason is not None:
                 # Of several sequences that go on each is a request of its own.

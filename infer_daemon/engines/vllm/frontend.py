@@ -296,7 +296,7 @@ def _record() -> RequestRecord:
 
 
 def _public_model_name(lora_request: object = None) -> str:
-    return _record().model
+    return _record().served_model
 
 
 def _headers(response: Response) -> dict[str, str]:

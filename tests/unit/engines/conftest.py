@@ -15,6 +15,7 @@ from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.gate import EngineCall
+from infer_daemon.engines.health import Health
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim import tokens
 from infer_daemon.engines.sim.engine import SimEngine
@@ -106,7 +107,7 @@ class Rig:
 
     FANOUT_MAX = 8
 
-    def __init__(self) -> None:
+    def __init__(self, health: Health | None = None) -> None:
         self.meter = TokenLog()
         self.scheduler = Scheduler(Policy(queue_len_max=100))
         self.admit = OpenDoor()
@@ -119,6 +120,7 @@ class Rig:
             self.admit,
             windows=defaultdict(WindowSection),
             fanout_max=self.FANOUT_MAX,
+            health=health,
         )
         self.engines: list[SimEngine] = []
         self._numbers = itertools.count()

@@ -13,13 +13,15 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infer_daemon.routing.recent import Recent
+from infer_daemon.engines.recent import Recent
 
 
 class Ending(StrEnum):
     """How a call ended, as far as the health of its target goes."""
 
     OK = "ok"
+    FAULT = "fault"
+    """Its engine reported an error of its own."""
     DEAD = "dead"
     """Its engine died, or was gone."""
     STALLED = "stalled"
@@ -33,7 +35,7 @@ class Ending(StrEnum):
     """The request was at fault, or its client went away: nothing is known of the target."""
 
 
-FAILURES = (Ending.DEAD, Ending.STALLED, Ending.LOAD_FAILED, Ending.TIMEOUT)
+FAILURES = (Ending.FAULT, Ending.DEAD, Ending.STALLED, Ending.LOAD_FAILED, Ending.TIMEOUT)
 SLOW = "slow"
 """Counted in place of `Ending.OK` for a call that took longer than `slow_s`."""
 UNHURRIED = (Ending.OVERLOAD, SLOW)

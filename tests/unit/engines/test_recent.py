@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer_daemon.routing.recent import BUCKETS, Recent
+from infer_daemon.engines.recent import BUCKETS, Recent
 
 WINDOW_S = 16.0
 BUCKET_S = WINDOW_S / BUCKETS

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from infer_daemon.routing.breaker import (
+from infer_daemon.engines.breaker import (
     FAILURES,
     Breaker,
     BreakerPolicy,

@@ -11,7 +11,7 @@ not doubled, and `engines.suspects` ends the request that kills one engine after
 
 from dataclasses import dataclass, field
 
-from infer_daemon.routing.recent import Recent
+from infer_daemon.engines.recent import Recent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infer_daemon.routing.retries import RetryBudget, RetryPolicy
+from infer_daemon.engines.retries import RetryBudget, RetryPolicy
 
 POLICY = RetryPolicy(share_max=0.1, window_s=10.0, floor=3)
 
