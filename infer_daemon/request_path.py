@@ -219,8 +219,9 @@ class RequestPath:
         choice = self._stand_ins.choice(record, asked.body.fields, deployment, asked.tenant.may_use)
         record.can_fall_back = lambda: choice.is_any
         try:
-            if self._pools[deployment.pool].is_broken and choice.is_any:
-                raise ModelNotReady("its engines fail", retry_after_s=10)
+            pool = self._pools[deployment.pool]
+            if (pool.is_broken or pool.is_away) and choice.is_any:
+                raise ModelNotReady(pool.why_not_ready(None), retry_after_s=10)
             return await self._try(asked)
         except DaemonError as error:
             failure = failure_class(error)

@@ -82,7 +82,7 @@ class Gate:
         another model, waits no longer."""
         if self._is_shut():
             for call in list(self._calls):
-                if call.engine is None and call.may_fall_back:
+                if call.may_fall_back:
                     call.end(PoolLost(retry_after_s=10))
         if self.quarantine.review(were_opened=True) is None:
             for call in self._calls:
@@ -208,7 +208,9 @@ class Gate:
         if mailbox.is_finished:  # closed meanwhile: nothing may be taken for it
             raise asyncio.CancelledError
         while True:
+            mailbox.waits = True
             name = await self._turns.turn(job)
+            mailbox.waits = False
             if mailbox.is_finished:  # closed since it was granted, and its room is given back
                 raise asyncio.CancelledError
             record.granted_s = record.granted_s or record.clock()
@@ -392,8 +394,9 @@ class EngineCall:
         is_fault = isinstance(why, EngineFault)
         record.note(f"{'failed by' if is_fault else 'lost'} {engine.name}")
         if is_fault:
+            has_failed_twice = engine.name in self._failed_on
             self._failed_on |= {engine.name}
-            if not gate.may_retry(self._failed_on, engine.name, record.tenant):
+            if has_failed_twice or not gate.may_retry(self._failed_on, engine.name, record.tenant):
                 raise why
         elif not mailbox.was_taken_back:
             record.deaths += 1
@@ -416,9 +419,10 @@ class EngineCall:
 
     @property
     def may_fall_back(self) -> bool:
-        """Whether another model could answer instead: nothing of this call was sent."""
-        has_sent = self._mailbox is not None and self._mailbox.has_sent
-        return not has_sent and self._record.can_fall_back()
+        """Whether it waits, nothing of it was sent, and another model could answer instead."""
+        mailbox = self._mailbox
+        is_free = mailbox is None or (mailbox.waits and not mailbox.has_sent)
+        return is_free and self._record.can_fall_back()
 
     def take_back(self) -> None:
         """Take the call from its engine; it goes on in another when its reader comes for it."""

@@ -75,6 +75,8 @@ class Mailbox:
         """Whether its reader has been given something that a client may have seen."""
         self.was_taken_back = False
         """Whether the call was lost to an engine that lives, and still has it."""
+        self.waits = True
+        """Whether it is in no engine, nor being given to one."""
         self.was_resumed = False
         """Whether it was given to more than one engine."""
         self._begins_again = False
@@ -113,7 +115,7 @@ class Mailbox:
 
     def leave(self, ending: Ending = Ending.CLIENT) -> None:
         """The engine has it no more, or did not take it."""
-        self.slot = None
+        self.slot, self.waits = None, True
         if self._visit is not None:
             self._visit.end(ending)
             self._visit = None

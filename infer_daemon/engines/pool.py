@@ -111,6 +111,11 @@ class Pool:
         return bool(self._facts) and not any(map(self._limits, self._facts))
 
     @property
+    def is_away(self) -> bool:
+        """Whether no engine is ready, and one that was is on its way back."""
+        return self._resting is not None and self.back_s is not None
+
+    @property
     def context_tokens(self) -> int | None:
         """The longest prompt and answer of its engines; None where that is not known."""
         known = list(self._facts.values()) + ([self._resting[1]] if self._resting else [])
@@ -143,7 +148,7 @@ class Pool:
             LoadFailed: and none has ever been.
         """
         usable = [n for n, facts in self._facts.items() if lora is None or lora in facts.loras]
-        if self._resting is not None and self.back_s is not None:
+        if self._resting is not None and self.is_away:
             engine, facts = self._resting
             if lora is None or lora in facts.loras:
                 return engine.frontend

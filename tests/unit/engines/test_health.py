@@ -10,7 +10,7 @@ import pytest
 from structlog.types import EventDict
 
 from infer_daemon.domain.errors import EngineFault
-from infer_daemon.domain.jobs import EngineName, WindowLimits
+from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.breaker import BreakerPolicy
@@ -24,7 +24,7 @@ from tests.unit.engines.conftest import Rig
 pytestmark = pytest.mark.looptime
 
 Record = Callable[[], RequestRecord]
-A, B = EngineName("a"), EngineName("b")
+A = EngineName("a")
 POLICY = BreakerPolicy(calls_min=4, open_s=5.0, open_s_max=20.0, slow_s=10.0, probe_timeout_s=10.0)
 WORDS = ["w0", "w1", "w2"]
 
@@ -228,24 +228,14 @@ async def pair(told: Told, **policy: float) -> Rig:
     return rig
 
 
-async def through_a(rig: Rig, work: Work, record: RequestRecord) -> asyncio.Task[list[str]]:
-    """A call that is given to the engine a, with b ready beside it."""
-    rig.scheduler.resize(B, None)
-    call = rig.collect(work, record)
-    await asyncio.sleep(0)
-    rig.scheduler.resize(B, WindowLimits(seqs=2))
-    return call
-
-
 @pytest.mark.parametrize("wants", ["deltas", "final"])
 async def test_what_an_engine_fails_before_anything_was_sent_is_begun_again_in_another(
     told: Told, record: Record, wants: str
 ) -> None:
     rig = await pair(told)
     one = record()
-    call = await through_a(rig, rig.work(wants=wants), one)
 
-    assert await call == WORDS
+    assert await rig.collect(rig.work(wants=wants), one) == WORDS
     assert [event for _, event in one.story] == ["granted a", "failed by a", "granted b"]
     assert (one.prompt_tokens, one.completion_tokens) == (2, 3)
     assert one.waste_continuation_tokens == 2
@@ -261,9 +251,8 @@ async def test_a_call_that_an_engine_does_not_take_is_begun_again_in_another(
     rig.pool.open(picky, await rig.engines[0].start(lambda _: None))  # type: ignore[arg-type]
     one = record()
     await add(rig, "b")
-    call = await through_a(rig, rig.work(), one)
 
-    assert await call == WORDS
+    assert await rig.collect(rig.work(), one) == WORDS
     assert (picky.submitted, one.engine) == (1, "b")
     rig.assert_empty()
 

@@ -358,3 +358,26 @@ def test_a_policy_that_keeps_less_lets_waiting_jobs_in(core: Core, job: MakeJob)
 
     assert granted(core.change(Policy(queue_len_max=9), 0)) == ["j2", "j3"]
     core.check()
+
+
+def test_a_job_is_not_given_to_an_engine_that_has_failed_it_while_there_is_another(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 1, A)
+    open_engine(core, 1, B)
+    core.submit(job("busy", tenant="globex"), 0)
+    running = core.running[JobId("busy")].engine
+    (other,) = {A, B} - {running}
+    assert granted(core.submit(job("again", avoids=frozenset({other})), 0)) == []
+    assert granted(core.submit(job("next", tenant="initech"), 0)) == ["next"]
+    core.check()
+    assert finish(core, "busy") == ["again"]
+    assert core.running[JobId("again")].engine == running
+
+
+def test_a_job_goes_back_to_the_engine_that_has_failed_it_when_there_is_no_other(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 1, A)
+
+    assert granted(core.submit(job("again", avoids=frozenset({A})), 0)) == ["again"]

@@ -128,3 +128,20 @@ def test_new_limits_leave_what_is_inside(job: MakeJob) -> None:
 
 def test_an_empty_window_is_open_to_all_however_small_it_is() -> None:
     assert window(seqs=1, kv_tokens=1, prefill_tokens=1).open_from == Level.BATCH
+
+
+def test_a_window_for_one_entry_takes_one_job_however_large_until_its_limits_are_set_again(
+    job: MakeJob,
+) -> None:
+    of = window(entries=1)
+    of.enter(Need(9, 9, 9))  # was in before
+    assert takes(of, job("probe", seqs=50))
+
+    of.admit(Need(50, 1, 1))
+    assert not takes(of, job("next"))
+    assert of.open_from > Level.CRITICAL
+    of.leave(Need(50, 1, 1))
+    assert not takes(of, job("next"))
+
+    of.change(WindowLimits(seqs=100), POLICY)
+    assert takes(of, job("next"))
