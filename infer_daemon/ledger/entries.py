@@ -62,6 +62,8 @@ class _Facts(NamedTuple):
     waste_continuation_tokens: int = 0
     waste_preemption_tokens: int = 0
     waste_fallback_tokens: int = 0
+    fallback_from: str = ""
+    fallback_why: str = ""
     told: Mapping[str, str] = MappingProxyType({})
 
 
