@@ -6,10 +6,11 @@ from typing import Any, Literal
 import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.domain.errors import EngineFault
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
-from infer_daemon.engines.mailbox import Mailbox
+from infer_daemon.engines.mailbox import Lost, Mailbox
 from tests.unit.engines.conftest import Presence, TokenLog
 
 
@@ -243,3 +244,26 @@ def test_a_call_that_was_closed_while_it_waited_enters_nothing(deltas: Box) -> N
     deltas.mailbox.enter(EngineName("a"))
 
     assert deltas.timing.story == []
+
+
+async def test_a_call_that_its_engine_fails_is_lost_until_something_of_it_was_read() -> None:
+    box = Box("deltas")
+    box.mailbox.enter(EngineName("a"))
+    box.put("one")
+    box.mailbox.fail(EngineFault())
+
+    with pytest.raises(Lost) as caught:
+        await box.mailbox.next()
+    assert isinstance(caught.value.why, EngineFault)
+
+
+async def test_a_call_of_which_something_was_read_ends_with_its_engines_fault() -> None:
+    box = Box("deltas")
+    box.mailbox.enter(EngineName("a"))
+    box.put("one")
+    await box.mailbox.next()
+    box.mailbox.fail(EngineFault())
+
+    with pytest.raises(EngineFault):
+        await box.mailbox.next()
+    assert box.mailbox.is_finished
