@@ -18,8 +18,10 @@ from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.doors import Doors
 from infer_daemon.engines import leftovers
+from infer_daemon.engines.anomalies import Anomaly
 from infer_daemon.engines.fleet import Fleet, PoolPlan
 from infer_daemon.engines.health import Health, breaker_policy, retry_policy
+from infer_daemon.engines.judging import Judge
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.supervisor import Status
 from infer_daemon.examples import DEMO_KEY, examples
@@ -105,6 +107,7 @@ class Daemon:
         self.health = Health(
             breaker_policy(settings.breaker), retry_policy(settings.breaker), self.metrics
         )
+        self.judge = Judge(self.metrics, self._on_flagged)
         self.pools = {
             name: Pool(
                 name,
@@ -112,6 +115,7 @@ class Daemon:
                 self.metrics,
                 self.stopwatch,
                 self.admission,
+                judge=self.judge,
                 windows=windows(settings),
                 fanout_max=settings.scheduling.fanout_max,
                 health=self.health,
@@ -164,6 +168,9 @@ class Daemon:
                 # collector would not come of itself for long. Once the new one has its place.
                 self._loop.call_soon(gc.collect)
         self.stopwatch.change(name, status.state)
+
+    def _on_flagged(self, model: str, kind: Anomaly) -> None:
+        """Too many of a model's answers look wrong; its metric and its line in the log say so."""
 
     async def run(self, *, show_examples: bool = False) -> None:
         """Serve until told to stop.

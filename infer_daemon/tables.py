@@ -21,6 +21,8 @@ def show_state(state: dict[str, Any]) -> None:
         f"infer-daemon {state['version']}, pid {state['pid']}: [bold]{state['status']}[/], "
         f"{state['requests_in_flight']} requests in flight"
     )
+    for found in state["anomalies"]:
+        out.print(Text(_warning(found), style="yellow"))
     tables = [_engines(state["engines"]), _windows(state["pools"])]
     if any(any(pool["classes"].values()) for pool in state["pools"].values()):
         tables.append(_lines(state["pools"]))
@@ -35,6 +37,21 @@ def show_state(state: dict[str, Any]) -> None:
         out.print(table)
         out.print()
     show_models(state)
+
+
+_WRONG = {
+    "empty": "are empty",
+    "loop": "go round in circles",
+    "long": "are out of all proportion to those before",
+    "invalid_json": "are no JSON where that was asked for",
+    "finish_mix": "end otherwise than they used to",
+}
+
+
+def _warning(found: dict[str, Any]) -> str:
+    """What is wrong with a model's answers."""
+    what = _WRONG.get(found["kind"], found["kind"])
+    return f"model {found['model']}: {found['share']:.0%} of its last answers {what}"
 
 
 def _engines(engines: list[dict[str, Any]]) -> Table:

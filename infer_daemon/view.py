@@ -13,6 +13,7 @@ from infer_daemon.admission.admission import Admission
 from infer_daemon.domain.states import EngineState
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.fleet import Fleet
+from infer_daemon.engines.judging import Judge
 from infer_daemon.engines.pool import Pool
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
@@ -45,6 +46,7 @@ class Parts(Protocol):
     catalog: Catalog
     admission: Admission
     pools: dict[str, Pool]
+    judge: Judge
     schedulers: dict[str, Scheduler]
     fleet: Fleet
     metrics: Metrics
@@ -184,6 +186,7 @@ class View:
             "status": readiness["status"],
             "requests_in_flight": self._parts.path.in_flight,
             "models": readiness["models"],
+            "anomalies": self._parts.judge.snapshot(),
             "engines": list(self._engine_states(now_s)),
             "pools": {name: s.snapshot() for name, s in self._parts.schedulers.items()},
             "limits": self._parts.admission.snapshot(now_s),

@@ -12,6 +12,7 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Reply
+from infer_daemon.engines.judging import Judge
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.engines.supervisor import Status
@@ -50,6 +51,7 @@ class Inside:
             lambda: self.started_at_us + round(clock() * 1e6),
         )
         self.admission = Admission(settings, self.schedulers, self.allowances, clock)
+        judge = Judge(Metrics(), lambda *_: None)
         for name in catalog.pools:
             self.pools[name] = Pool(
                 name,
@@ -57,6 +59,7 @@ class Inside:
                 Metrics(),
                 self.stopwatch,
                 self.admission,
+                judge=judge,
                 windows=windows(settings),
                 fanout_max=settings.scheduling.fanout_max,
             )

@@ -91,6 +91,19 @@ class Frontend(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One sequence that has ended by itself."""
+
+    token_ids: Sequence[int]
+    finish_reason: str
+    """As the engine says it: `stop`, `length` and the like."""
+    text: str | None
+    """All of it, thoughts and tool calls too; None where tokens are not made into text."""
+    json: str | None = None
+    """The part of the text that was to be JSON; None if none was, or none was to be whole."""
+
+
 class Progress(Protocol):
     """What has come of one call: its engine keeps it, so that another can go on from there."""
 
@@ -118,6 +131,9 @@ class Progress(Protocol):
     def further(self, step: Continue) -> Any:
         """The payload that goes on with the call: what is delivered then follows what was
         delivered, and is as if the same engine had gone on. For the engine, it is one call."""
+
+    def endings(self) -> Sequence[Ended]:
+        """Of each of its sequences, once the last of them has ended by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +313,13 @@ class Admit(Protocol):
 
     def granted(self, record: RequestRecord) -> None:
         """The request has its turn."""
+
+
+class Judging(Protocol):
+    """Who looks at answers; see `engines.judging.Judge`."""
+
+    def ended(self, model: str, progress: Progress) -> None:
+        """A call for that public model has ended by itself. Must be quick."""
 
 
 class Timing(Protocol):

@@ -26,7 +26,7 @@ from infer_daemon.domain.errors import (
 )
 from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.contract import Admit, Engine, Meter, Timing, Turns, Work
+from infer_daemon.engines.contract import Admit, Engine, Judging, Meter, Timing, Turns, Work
 from infer_daemon.engines.health import Health
 from infer_daemon.engines.mailbox import Lost, Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
@@ -46,6 +46,7 @@ class Gate:
         timing: Timing,
         admit: Admit,
         health: Health,
+        judge: Judging,
         fanout_max: int,
         limits_of: Callable[[EngineName], WindowLimits | None],
         is_shut: Callable[[], bool],
@@ -64,6 +65,7 @@ class Gate:
         self._timing = timing
         self._admit = admit
         self._health = health
+        self._judge = judge
         self.fanout_max = fanout_max
         """Most generations of one request; may be changed."""
         self._calls: set[EngineCall] = set()
@@ -292,7 +294,7 @@ class Gate:
         record.calls_started += 1
         record.calls_open += 1
         record.rendered_tokens += work.prompt_tokens
-        return Mailbox(work, record, self._meter, self._turns, self._timing)
+        return Mailbox(work, record, self._meter, self._turns, self._timing, self._judge)
 
 
 class _Closed(Exception):

@@ -14,7 +14,7 @@ from infer_daemon.domain.errors import DaemonError, EngineDied, EngineFault
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.breaker import Ending
-from infer_daemon.engines.contract import Meter, Timing, Turns, Work
+from infer_daemon.engines.contract import Judging, Meter, Timing, Turns, Work
 from infer_daemon.engines.health import Visit, ending_of
 
 
@@ -53,18 +53,26 @@ class Mailbox:
     """What one engine call has produced, and its reader's end."""
 
     def __init__(
-        self, work: Work, record: RequestRecord, meter: Meter, turns: Turns, timing: Timing
+        self,
+        work: Work,
+        record: RequestRecord,
+        meter: Meter,
+        turns: Turns,
+        timing: Timing,
+        judge: Judging,
     ) -> None:
         """
         Args:
             turns: is told of every token, and when the call needs its room no more.
             timing: is told when the call is in an engine.
+            judge: is told when it has ended by itself.
         """
         self._work = work
         self._record = record
         self._meter = meter
         self._turns = turns
         self._timing = timing
+        self._judge = judge
         self._unread: Any = None
         self._error: Exception | None = None
         self._lost: DaemonError | None = None
@@ -179,6 +187,8 @@ class Mailbox:
         if finished:
             self._turns.finish(self._work.id)
             self._end(Ending.OK)
+            if self._work.progress is not None:
+                self._judge.ended(record.model, self._work.progress)
         if finished or self._work.wants == "deltas":
             self._ready.set()
 

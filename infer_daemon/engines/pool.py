@@ -6,7 +6,16 @@ from infer_daemon.domain.errors import LoadFailed, ModelNotReady
 from infer_daemon.domain.features import Feature
 from infer_daemon.domain.jobs import EngineName, WindowLimits
 from infer_daemon.domain.states import EngineState
-from infer_daemon.engines.contract import Admit, Engine, EngineFacts, Frontend, Meter, Timing, Turns
+from infer_daemon.engines.contract import (
+    Admit,
+    Engine,
+    EngineFacts,
+    Frontend,
+    Judging,
+    Meter,
+    Timing,
+    Turns,
+)
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.health import Health
 from infer_daemon.engines.supervisor import Status
@@ -26,6 +35,7 @@ class Pool:
         timing: Timing,
         admit: Admit,
         *,
+        judge: Judging,
         windows: Mapping[EngineName, WindowSection],
         fanout_max: int,
         health: Health | None = None,
@@ -54,6 +64,7 @@ class Pool:
             timing=timing,
             admit=admit,
             health=self.health,
+            judge=judge,
             fanout_max=fanout_max,
             limits_of=self._limits,
             is_shut=lambda: not self._ready or self.is_broken,

@@ -1,78 +1,53 @@
-"""Whether an answer goes round in circles, token by token as it arrives. Pure.
+"""Whether an answer goes round in circles. Pure.
 
-A loop is the same tokens over and over, fewer than `PERIOD_MAX` of them. For each token it is one
-look-up and one comparison: either the token is the one that was there a period ago, or another
-period is tried, which is the distance to where the last few tokens came before.
+A loop is the same tokens over and over, at most `PERIOD_MAX` of them. It is looked for when the
+answer has ended, at places so close to each other that hardly any loop fits between two of them: at
+each it is one search for where the last few tokens came before, and one comparison of what is that
+far apart. Both are made on bytes, so that thousands of tokens take a fraction of a millisecond.
 """
 
-from collections import deque
-from collections.abc import Iterable
+from array import array
+from collections.abc import Sequence
 
-GRAM = 4
-"""Tokens by which an earlier place is recognised. A loop in which no four tokens in a row are
+GRAM = 16
+"""Tokens by which an earlier place is recognised. A loop in which no so many tokens in a row are
 twice is always found; others nearly always."""
 PERIOD_MAX = 512
 REPEATS_MIN = 5
 TOKENS_MIN = 64
-"""A loop is told once it has gone round that often and is that long: tables, dashes and lists of
-zeros repeat themselves too."""
+"""A loop has gone round that often and is that long: tables, dashes and lists of zeros repeat
+themselves too."""
+STRIDE = 64
+"""Tokens from one place that is looked at to the next: a loop that is so much longer than it must
+be is seen, wherever it is."""
+_WIDTH = array("I").itemsize
 
 
-class LoopWatch:
-    """Of one sequence of tokens."""
+def has_loop(tokens: Sequence[int]) -> bool:
+    """Whether there is a loop, be it at the end or before."""
+    if len(tokens) < TOKENS_MIN:
+        return False
+    laid_out = array("I", tokens).tobytes()
+    places = range(len(tokens), TOKENS_MIN - 1, -STRIDE)
+    return any(_is_loop_before(laid_out, place) for place in places)
 
-    __slots__ = ("_at", "_last", "_period", "_places", "_run", "found_at")
 
-    def __init__(self) -> None:
-        #: The last tokens, as far back as a period may reach.
-        self._last: deque[int] = deque(maxlen=PERIOD_MAX)
-        #: The last GRAM tokens -> where they were last, for all that `_last` still has; in the
-        #: order of these places, since a renewed one is put at the end.
-        self._places: dict[tuple[int, ...], int] = {}
-        self._at = 0
-        self._period = 0
-        #: Tokens in a row that are the same as those a period before.
-        self._run = 0
-        self.found_at: int | None = None
-        """How many tokens there were when the loop was seen; None while there is none. Stays."""
+def _is_loop_before(laid_out: bytes, place: int) -> bool:
+    period = _period(laid_out, place)
+    # What is compared is all but the first round.
+    length = max(TOKENS_MIN, REPEATS_MIN * period)
+    if not period or length > place:
+        return False
+    start, end, shift = (place - length) * _WIDTH, place * _WIDTH, period * _WIDTH
+    return laid_out[start : end - shift] == laid_out[start + shift : end]
 
-    def add(self, tokens: Iterable[int]) -> bool:
-        """More tokens; whether the answer is in a loop, or was."""
-        if self.found_at is None:
-            for token in tokens:
-                if self._is_loop_with(token):
-                    self.found_at = self._at
-                    # Nothing is looked for any more.
-                    self._last.clear()
-                    self._places.clear()
-                    break
-        return self.found_at is not None
 
-    def _is_loop_with(self, token: int) -> bool:
-        last, period = self._last, self._period
-        follows = period and last[-period] == token
-        last.append(token)
-        self._at += 1
-        earlier_at = self._renew_place()
-        if follows:
-            self._run += 1
-        else:
-            self._period = self._at - earlier_at if earlier_at else 0
-            # The tokens by which the place was recognised are the same as a period before.
-            self._run = GRAM if self._period else 0
-        if self._period >= PERIOD_MAX:
-            self._period = self._run = 0
-        repeats = self._run // self._period + 1 if self._period else 0
-        return repeats >= REPEATS_MIN and self._run + self._period >= TOKENS_MIN
-
-    def _renew_place(self) -> int:
-        """Where the last GRAM tokens were before, 0 if nowhere; from now on they are here."""
-        last, places = self._last, self._places
-        if len(last) < GRAM:
-            return 0
-        gram = (last[-4], last[-3], last[-2], last[-1])
-        earlier_at = places.pop(gram, 0)
-        places[gram] = self._at
-        if len(places) > PERIOD_MAX:
-            del places[next(iter(places))]
-        return earlier_at
+def _period(laid_out: bytes, place: int) -> int:
+    """How far before this place its last tokens were before; 0 if nowhere near."""
+    end = place * _WIDTH
+    gram = laid_out[end - GRAM * _WIDTH : end]
+    nearest = max(0, place - PERIOD_MAX - GRAM) * _WIDTH
+    found = laid_out.rfind(gram, nearest, end - 1)
+    while found >= 0 and found % _WIDTH:  # in the middle of two tokens
+        found = laid_out.rfind(gram, nearest, found + len(gram) - 1)
+    return 0 if found < 0 else (end - len(gram) - found) // _WIDTH

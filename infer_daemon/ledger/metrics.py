@@ -5,7 +5,7 @@ from the moment the request was accepted and so with the wait; vLLM's own series
 begin inside the engine, are exported beside them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -137,6 +137,18 @@ class Metrics:
             ("model", "to", "why"),
             registry=registry,
         )
+        self._anomalies = Counter(
+            "infer_output_anomalies_total",
+            "Answers that look wrong, by what is wrong with them",
+            ("model", "kind"),
+            registry=registry,
+        )
+        self._flagged = Gauge(
+            "infer_output_anomaly_flagged",
+            "1 while too many of a model's last answers look wrong like that",
+            ("model", "kind"),
+            registry=registry,
+        )
         self._ledger_ok = Gauge(
             "infer_ledger_ok", "1 while rows reach the database", registry=registry
         )
@@ -189,6 +201,15 @@ class Metrics:
     def on_retry(self, engine: str, *, granted: bool) -> None:
         """See `engines.health.Witness`."""
         self._retries.labels(engine, str(granted).lower()).inc()
+
+    def on_anomalies(self, model: str, kinds: Iterable[str]) -> None:
+        """An answer of this model was all of that."""
+        for kind in kinds:
+            self._anomalies.labels(model, kind).inc()
+
+    def on_flag(self, model: str, kind: str, *, is_flagged: bool) -> None:
+        """The model has begun, or ceased, to have too many such answers."""
+        self._flagged.labels(model, kind).set(is_flagged)
 
     def on_door_refused(self, reason: str) -> None:
         """Somebody was refused before there was a request."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from infer_daemon import tables
+from infer_daemon.engines.anomalies import Anomaly
 
 
 def engine(**fields: Any) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def state(*engines: dict[str, Any], reason: str = "") -> dict[str, Any]:
         "pid": 1,
         "status": "ready",
         "requests_in_flight": 2,
+        "anomalies": [],
         "engines": list(engines),
         "pools": {"m": {"waiting": 4, "running": 3, "windows": {"a": WINDOW}, "classes": CLASSES}},
         "limits": LIMITS,
@@ -158,6 +160,28 @@ def test_everybody_who_has_a_budget_is_shown_with_what_is_used_and_reserved_of_i
 
     assert f"acme day hard $1.25 $0.0000375 $5.00 {TOMORROW}" in shown
     assert f"acme month soft 12,000 40 10,000 tokens {TOMORROW}" in shown
+
+
+def test_a_model_whose_answers_look_wrong_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    anomalies = [
+        {"model": "m", "kind": "empty", "share": 0.344},
+        {"model": "n", "kind": "loop", "share": 0.1},
+    ]
+    tables.show_state({**state(engine()), "anomalies": anomalies})
+    shown = capsys.readouterr().out
+
+    assert "model m: 34% of its last answers are empty\n" in shown
+    assert "model n: 10% of its last answers go round in circles\n" in shown
+
+
+@pytest.mark.parametrize("kind", Anomaly)
+def test_every_kind_has_words(kind: Anomaly, capsys: pytest.CaptureFixture[str]) -> None:
+    anomalies = [{"model": "m", "kind": kind.value, "share": 1.0}]
+    tables.show_state({**state(engine()), "anomalies": anomalies})
+
+    assert f"last answers {kind.value}" not in capsys.readouterr().out
 
 
 def test_without_limits_nothing_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,10 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class _ResponseFormat(msgspec.Struct):
+    type: str
+
+
 class _Message(msgspec.Struct):
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -49,9 +53,15 @@ class _Generation(msgspec.Struct, kw_only=True):
     n: int | None = None
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
+    response_format: _ResponseFormat | None = None
+    """Only looked at when the answer is judged."""
     ignore_eos: bool = False
     truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Of a completion: its prompt keeps as many words, the last."""
+
+    @property
+    def wants_json(self) -> bool:
+        return self.response_format is not None and self.response_format.type.startswith("json_")
 
     @property
     def limit(self) -> int | None:
@@ -122,7 +132,9 @@ class SimFrontend:
         limit = self._limit(request, len(prompt), prompt_field)
         choice = tokens.answer(prompt, limit, ignore_eos=request.ignore_eos)
 
-        payload = SimPayload([Choice(list(choice.words), choice.finish_reason)] * n)
+        payload = SimPayload(
+            [Choice(list(choice.words), choice.finish_reason)] * n, is_json=request.wants_json
+        )
 
         def capped(tokens_max: int) -> SimPayload:
             ending = "length" if tokens_max < len(choice.words) else choice.finish_reason

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from infer_daemon.engines.continuing import Continue, Generated, Sampling, Target
+from infer_daemon.engines.contract import Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class SimPayload:
     """Words of each choice that have been generated."""
     has_grammar: bool = False
     """Whether the choices follow one, of which no engine can find the place again."""
+    is_json: bool = False
+    """Whether the choices were to be JSON. They are what they are."""
 
     def __post_init__(self) -> None:
         if not self.made:
@@ -83,6 +86,19 @@ class SimProgress:
         for leg in step.legs:
             assert leg.kept_tokens == self.payload.made[leg.index], "what was made is kept"
         return self.payload
+
+    def endings(self) -> list[Ended]:
+        """See `contract.Progress`."""
+        texts = (" ".join(choice.words) for choice in self.payload.choices)
+        return [
+            Ended(
+                token_ids=ids(choice.words),
+                finish_reason=choice.finish_reason,
+                text=text,
+                json=text if self.payload.is_json else None,
+            )
+            for choice, text in zip(self.payload.choices, texts, strict=True)
+        ]
 
 
 @dataclass(slots=True)

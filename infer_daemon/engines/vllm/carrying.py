@@ -23,6 +23,7 @@ from vllm.v1.engine.output_processor import (
 
 from infer_daemon.domain.jobs import JobId
 from infer_daemon.engines.continuing import Continue, Counting, Generated, Leg, Sampling, Target
+from infer_daemon.engines.contract import Ended
 from infer_daemon.engines.vllm.kept import KEPT
 
 _CARRIED = (
@@ -59,8 +60,10 @@ class VllmProgress:
     params: SamplingParams
     options: Mapping[str, Any]
     target: Target
-    finished: set[int] = field(default_factory=set)
-    """Indexes of sequences that have ended."""
+    thinks: bool = False
+    """Whether the model thinks aloud before it answers."""
+    finished: dict[int, str] = field(default_factory=dict)
+    """Index of each sequence that has ended -> its finish reason."""
     _states: dict[int, RequestState] = field(default_factory=dict)
     _processor: OutputProcessor | None = None
 
@@ -129,6 +132,31 @@ class VllmProgress:
         self._processor = processor
         self._states[state.request_index] = state
 
+    def endings(self) -> list[Ended]:
+        """See `contract.Progress`."""
+        return [
+            Ended(
+                token_ids=state.detokenizer.output_token_ids,
+                finish_reason=self.finished[index],
+                text=(text := getattr(state.detokenizer, "output_text", None)),
+                json=self._json(text),
+            )
+            for index, state in sorted(self._states.items())
+            if state.detokenizer is not None and index in self.finished
+        ]
+
+    def _json(self, text: str | None) -> str | None:
+        """What of a text was to be JSON. What the client's own stop strings may have cut was not to
+        be whole; nor can anybody tell where thoughts end that are marked in an uncommon way."""
+        grammar, params = self.params.structured_outputs, self.params
+        is_due = grammar is not None and (grammar.json is not None or grammar.json_object)
+        if text is None or not is_due or params.stop or params.stop_token_ids:
+            return None
+        if not self.thinks:
+            return text
+        _, end_of_thoughts, answer = text.rpartition("</think>")
+        return answer if end_of_thoughts else None
+
     def ending(self, index: int, reason: str) -> Any:
         """The last output of a sequence that lacks nothing but the word of its end."""
         state = self._states[index]
@@ -146,7 +174,8 @@ def progress_of(
     """None for prompts that have no tokens of their own: embeddings, and those of two parts."""
     if not isinstance(prompt, dict) or "prompt_token_ids" not in prompt:
         return None
-    return VllmProgress(prompt, params, options, _target(llm))
+    thinks = bool(llm.vllm_config.structured_outputs_config.reasoning_parser)
+    return VllmProgress(prompt, params, options, _target(llm), thinks)
 
 
 def _target(llm: AsyncLLM) -> Target:

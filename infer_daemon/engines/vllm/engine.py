@@ -356,7 +356,7 @@ def _put(
             new_tokens += len(completion.token_ids)
             if progress is not None and completion.finish_reason is not None:
                 # Of several sequences that go on each is a request of its own.
-                progress.finished.add(completion.index)
+                progress.finished[completion.index] = completion.finish_reason
                 output.finished = progress.is_finished
         sink.deliver(
             output,

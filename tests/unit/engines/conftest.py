@@ -13,7 +13,7 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.record import CURRENT, RequestRecord
-from infer_daemon.engines.contract import Work
+from infer_daemon.engines.contract import Ended, Progress, Work
 from infer_daemon.engines.gate import EngineCall
 from infer_daemon.engines.health import Health
 from infer_daemon.engines.pool import Pool
@@ -68,6 +68,17 @@ class Presence:
             self.story.append(("leaves", call))
 
 
+@dataclass(slots=True)
+class Jury:
+    """A judge that remembers what it was shown."""
+
+    shown: list[tuple[str, list[Ended]]] = field(default_factory=list)
+
+    def ended(self, model: str, progress: Progress) -> None:
+        """See `contract.Judging`."""
+        self.shown.append((model, list(progress.endings())))
+
+
 def clock() -> float:
     """Loop time, virtual where the test says so."""
     return asyncio.get_running_loop().time()
@@ -112,12 +123,14 @@ class Rig:
         self.scheduler = Scheduler(Policy(queue_len_max=100))
         self.admit = OpenDoor()
         self.timing = Presence()
+        self.judge = Jury()
         self.pool = Pool(
             "pool",
             self.scheduler,
             self.meter,
             self.timing,
             self.admit,
+            judge=self.judge,
             windows=defaultdict(WindowSection),
             fanout_max=self.FANOUT_MAX,
             health=health,

@@ -49,6 +49,8 @@ async def test_a_stream_goes_on_in_another_engine_without_a_gap_or_a_repetition(
     assert (one.completion_tokens, one.prompt_tokens, rig.meter.total) == (20, 2, 20)
     assert one.waste_continuation_tokens == 2 + cut
     assert one.refusal is None
+    ((_, (judged,)),) = rig.judge.shown
+    assert judged.text == " ".join(words(20))
     rig.assert_empty()
 
 

@@ -16,7 +16,7 @@ from infer_daemon.engines.pool import Pool
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import EngineSection, RestartSection, SimSection, WindowSection
-from tests.unit.engines.conftest import OpenDoor, Presence, TokenLog
+from tests.unit.engines.conftest import Jury, OpenDoor, Presence, TokenLog
 
 pytestmark = pytest.mark.looptime
 
@@ -48,6 +48,7 @@ class Harness:
                 TokenLog(),
                 Presence(),
                 OpenDoor(),
+                judge=Jury(),
                 windows={EngineName(name): WindowSection()},
                 fanout_max=9,
             )

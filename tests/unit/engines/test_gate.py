@@ -507,3 +507,27 @@ async def test_a_call_that_is_given_to_a_second_engine_has_left_the_first(
     assert events[-3:] == ["enters b", "first output", "leaves"]
     assert events[:-3] in ([], ["enters a", "leaves"])
     rig.assert_empty()
+
+
+async def test_a_call_is_judged_when_it_has_ended_with_all_of_its_sequences(
+    rig: Rig, record: Record
+) -> None:
+    await rig.add("a")
+    one = record()
+    one.model = "m"
+    await rig.collect(rig.work(seqs=2), one)
+
+    ((model, endings),) = rig.judge.shown
+    assert model == "m"
+    assert [(len(e.token_ids), e.finish_reason, e.text) for e in endings] == [
+        (3, "stop", "w0 w1 w2")
+    ] * 2
+
+
+async def test_a_call_that_was_given_up_is_not_judged(rig: Rig, record: Record) -> None:
+    await rig.add("a")
+    call = rig.run(rig.work(100), record())
+    await anext(call)
+    await call.aclose()
+
+    assert rig.judge.shown == []

@@ -11,7 +11,7 @@ from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.mailbox import Lost, Mailbox
-from tests.unit.engines.conftest import Presence, TokenLog
+from tests.unit.engines.conftest import Jury, Presence, TokenLog
 
 
 class Box:
@@ -33,7 +33,7 @@ class Box:
             prompt_tokens=1,
             output_tokens_max=9,
         )
-        self.mailbox = Mailbox(work, self.record, self.meter, self, self.timing)
+        self.mailbox = Mailbox(work, self.record, self.meter, self, self.timing, Jury())
 
     async def turn(self, job: Job) -> EngineName:
         """See `contract.Turns`; the box is its own scheduler and counts what it is told."""
