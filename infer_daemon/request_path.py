@@ -78,12 +78,18 @@ class Ask:
     """Header `x-deadline-ms`."""
     connection: int = 0
     """The same number for all requests of one connection."""
+    is_large: bool = False
+    """Whether the body takes long to read."""
     is_retry: bool | None = None
     """Whether the client says that it was refused before; None if it does not say."""
     client: str = ""
     """Where it comes from: an address, or a user of this machine."""
     uid: int | None = None
     """User at the other end of a Unix socket."""
+
+    def visitor(self, tenant: Tenant) -> Visitor:
+        """Who comes, as those see it who tell when to come again."""
+        return Visitor(tenant.name, self.connection, self.is_retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +206,8 @@ class RequestPath:
         # 2. admit: may it come in at all?
         if self.is_draining:
             raise ShuttingDown(retry_after_s=10)
+        if ask.is_large:
+            self._admission.refuse_unread(ask.visitor(tenant))
         body = await ask.read()
         record.read_s = record.clock()
         record.text_len = body.text_len
@@ -322,7 +330,7 @@ class RequestPath:
             model=deployment.model,
             pool=deployment.pool,
             body=asked.body.fields,
-            visitor=Visitor(tenant.name, ask.connection, ask.is_retry),
+            visitor=ask.visitor(tenant),
             priority=ask.priority,
             deadline_ms=ask.deadline_ms,
             context_tokens=pool.context_tokens,

@@ -16,7 +16,7 @@ from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
 from infer_daemon.admission.rates import LEARN, Places
 from infer_daemon.admission.sizes import Sizes
-from infer_daemon.admission.ticket import Ticket
+from infer_daemon.admission.ticket import Ticket, refuse_full
 from infer_daemon.domain.endpoints import INPUTS_MAX, WITHOUT_ENGINE, Endpoint
 from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
 from infer_daemon.domain.jobs import Tier
@@ -110,6 +110,16 @@ class Admission:
         models = {f"model {name}": m.limits for name, m in settings.models.items()}
         self._tenants = changed(self._tenants, tenants, now_s)
         self._models = changed(self._models, models, now_s)
+
+    def refuse_unread(self, visitor: Visitor) -> None:
+        """What the limits of a tenant say already, before its request has been read: for bodies
+        that take long to read. Reserves nothing.
+
+        Raises:
+            LimitReached: the tenant's own.
+        """
+        if (account := self._tenants.get(f"tenant {visitor.tenant}")) is not None:
+            refuse_full(account, visitor, self._clock())
 
     def admit(self, record: RequestRecord, applicant: Applicant) -> None:
         """The checks that need no exact token count. What they reserve is given back by `settle`.

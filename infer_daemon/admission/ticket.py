@@ -58,7 +58,8 @@ class Ticket:
             TooManyInFlight
         """
         for account in self.accounts:
-            self._take(account, account.in_flight, self._in_flight, TooManyInFlight, now_s)
+            _take(account, account.in_flight, self.visitor, TooManyInFlight, now_s)
+            self._in_flight.append(account.in_flight)
 
     def take_queues(self, pool: Places, now_s: float) -> None:
         """A place among those who wait, also in the queue of its pool.
@@ -67,7 +68,8 @@ class Ticket:
             TooManyQueued, QueueFull
         """
         for account in self.accounts:
-            self._take(account, account.queued, self._queued, TooManyQueued, now_s)
+            _take(account, account.queued, self.visitor, TooManyQueued, now_s)
+            self._queued.append(account.queued)
         # Whoever fills a queue leaves a way in for others, as in the scheduler's own.
         tenant, most = self.accounts[0], int(pool.limit)
         kept = most // KEPT_IN_QUEUE if tenant.queued.taken > 1 + most // FEW_IN_QUEUE else 0
@@ -87,14 +89,14 @@ class Ticket:
         """
         for account in self.accounts:
             if (requests := account.requests) is not None:
-                self._reserve(account, requests, 1, "requests", now_s)
+                _reserve(account, requests, 1, "requests", self.visitor, now_s)
                 self._requests.append(requests)
             for rate, tokens, unit in (
                 (account.input_tokens, input_tokens, "input tokens"),
                 (account.output_tokens, output_tokens, "output tokens"),
             ):
                 if rate is not None and tokens and rate.left(now_s) < 1:
-                    self._reserve(account, rate, tokens, unit, now_s)
+                    _reserve(account, rate, tokens, unit, self.visitor, now_s)
 
     def take_tokens(self, input_tokens: int, output_tokens: int, now_s: float) -> None:
         """What one call needs of the minute's tokens.
@@ -109,7 +111,7 @@ class Ticket:
             ):
                 if rate is not None and tokens:
                     already = taken.get(rate, 0)
-                    self._reserve(account, rate, tokens, unit, now_s, already=already)
+                    _reserve(account, rate, tokens, unit, self.visitor, now_s, already=already)
                     taken[rate] = already + tokens
 
     def leave_queues(self, now_s: float) -> None:
@@ -140,42 +142,54 @@ class Ticket:
         """How many of these places are taken by it; tests ask."""
         return self._in_flight.count(places) + self._queued.count(places)
 
-    def _take(
-        self,
-        account: Account,
-        places: Places,
-        taken: list[Places],
-        refusal: type[LimitReached],
-        now_s: float,
-    ) -> None:
-        wait_s = places.take(self.visitor, now_s)
-        if wait_s is not None:
-            what = (refusal.__doc__ or "").strip().rstrip(".")
-            most = f"at most {places.limit}"
-            if places.taken < places.limit:
-                most += f", {places.taken} in and the rest kept for others who were told to come"
-            raise refusal(f"{what} ({account.owner}: {most})", retry_after_s=wait_s)
-        taken.append(places)
 
-    def _reserve(
-        self,
-        account: Account,
-        rate: Rate,
-        amount: int,
-        unit: str,
-        now_s: float,
-        *,
-        already: int = 0,
-    ) -> None:
-        wait_s = rate.reserve(amount, self.visitor, now_s, already=already)
-        if wait_s is None:
-            return
-        left, needed = rate.left(now_s), rate.needed(amount, already)
-        kept = ", but kept for others who were told to come now" if left >= needed else ""
-        error = RateLimited(
-            f"{account.owner} may use {rate.per_minute} {unit} per minute: "
-            f"{max(0, int(left))} left, {int(needed)} needed{kept}",
-            retry_after_s=wait_s,
-        )
-        error.type = "requests" if unit == "requests" else "tokens"
-        raise error
+def refuse_full(account: Account, visitor: Visitor, now_s: float) -> None:
+    """What the limits of an account say before anything is known of a request. Takes nothing.
+
+    Raises:
+        TooManyInFlight, RateLimited
+    """
+    if account.in_flight.taken >= account.in_flight.limit:
+        _take(account, account.in_flight, visitor, TooManyInFlight, now_s)
+    if (requests := account.requests) is not None and requests.left(now_s) < 1:
+        _reserve(account, requests, 1, "requests", visitor, now_s)
+
+
+def _take(
+    account: Account,
+    places: Places,
+    visitor: Visitor,
+    refusal: type[LimitReached],
+    now_s: float,
+) -> None:
+    wait_s = places.take(visitor, now_s)
+    if wait_s is not None:
+        what = (refusal.__doc__ or "").strip().rstrip(".")
+        most = f"at most {places.limit}"
+        if places.taken < places.limit:
+            most += f", {places.taken} in and the rest kept for others who were told to come"
+        raise refusal(f"{what} ({account.owner}: {most})", retry_after_s=wait_s)
+
+
+def _reserve(
+    account: Account,
+    rate: Rate,
+    amount: int,
+    unit: str,
+    visitor: Visitor,
+    now_s: float,
+    *,
+    already: int = 0,
+) -> None:
+    wait_s = rate.reserve(amount, visitor, now_s, already=already)
+    if wait_s is None:
+        return
+    left, needed = rate.left(now_s), rate.needed(amount, already)
+    kept = ", but kept for others who were told to come now" if left >= needed else ""
+    error = RateLimited(
+        f"{account.owner} may use {rate.per_minute} {unit} per minute: "
+        f"{max(0, int(left))} left, {int(needed)} needed{kept}",
+        retry_after_s=wait_s,
+    )
+    error.type = "requests" if unit == "requests" else "tokens"
+    raise error

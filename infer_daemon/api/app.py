@@ -15,6 +15,7 @@ from infer_daemon.api.openai import (
     PATHS,
     bearer_key,
     error_response,
+    is_large,
     is_retry,
     peer_uid,
     read_body,
@@ -139,6 +140,7 @@ async def _ask(
         priority=request.headers.get("x-priority"),
         deadline_ms=request.headers.get("x-deadline-ms"),
         connection=id(request.transport),
+        is_large=is_large(request),
         is_retry=is_retry(request),
     )
     answer = await path.run(ask)

@@ -201,6 +201,12 @@ def bearer_key(request: web.BaseRequest) -> str | None:
     return request.headers.get("x-api-key")
 
 
+def is_large(request: web.BaseRequest) -> bool:
+    """Whether the body takes long to read, as far as its head says; one of unknown length may."""
+    length = request.content_length
+    return length is None or length >= LARGE_BYTES
+
+
 def is_retry(request: web.BaseRequest) -> bool | None:
     """Whether this is a request that was refused before, as OpenAI's and Anthropic's libraries say;
     None if nobody says."""

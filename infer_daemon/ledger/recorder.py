@@ -17,6 +17,7 @@ from infer_daemon.domain.errors import (
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord, id_in, new_id
 from infer_daemon.ledger.metrics import Metrics
+from infer_daemon.ledger.spate import Spate
 from infer_daemon.ledger.stopwatch import Stopwatch
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ class Recorder:
         self._clock = clock
         self._open: dict[str, RequestRecord] = {}
         self._stories: OrderedDict[str, Story] = OrderedDict()
+        self._spate = Spate(clock)
         self.settled_count = 0
         """Since the start."""
 
@@ -64,8 +66,14 @@ class Recorder:
         self._open[record.id] = record
         return record
 
+    @property
+    def untold_count(self) -> int:
+        """Requests since the start that were refused without a line and a story of their own."""
+        return self._spate.untold_count
+
     def settle(self, record: RequestRecord, outcome: Outcome, error: DaemonError | None) -> None:
-        """The request is over: count it and write its one log line.
+        """The request is over: count it and write its one log line. One of so many refusals that
+        their lines would be a load of their own has none.
 
         Args:
             error: what the client was told; None if it got its answer or went away.
@@ -81,6 +89,8 @@ class Recorder:
         self.settled_count += 1
         stages_s = stages(record)
         self._metrics.on_settled(record, stages_s)
+        if is_cheap(record) and not self._spate.is_told(record.tenant, record.code):
+            return
         write = log.error if outcome is Outcome.INTERNAL_ERROR else log.info
         param = error.param if error is not None else None
         line = {**_line(record, stages_s), **({"param": param} if param else {})}
@@ -99,6 +109,12 @@ class Recorder:
             return {"request": _line(record, stages(record)), "events": events(record)}
         story = self._stories.get(found)
         return None if story is None else {"request": story.line, "events": story.events}
+
+
+def is_cheap(record: RequestRecord) -> bool:
+    """Whether a client can have any number of such endings for next to nothing: it was told no
+    before an engine had to do with it."""
+    return record.granted_s is None and record.outcome in (Outcome.REJECTED, Outcome.CLIENT_ERROR)
 
 
 def events(record: RequestRecord) -> list[tuple[float, str]]:

@@ -10,6 +10,7 @@ from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.asks import longest_text
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
+    DaemonError,
     FanoutTooLarge,
     OutputTooLong,
     QuotaExceeded,
@@ -462,3 +463,28 @@ def test_what_is_reserved_of_a_budget_is_the_prompt_and_the_longest_answers_that
         desk.admission.admit_tokens(record, prompt_tokens=7, output_tokens_max=1000, seqs=1)
 
     assert record.reserved_tokens == 2 * (7 + 50)
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [("requests_per_minute = 1", RateLimited), ("max_concurrency = 1", TooManyInFlight)],
+)
+def test_whose_limit_is_reached_is_told_so_before_its_request_is_read(
+    settings_of: MakeSettings, limits: str, error: type[DaemonError]
+) -> None:
+    desk = Desk(settings_of, f"[tenants.acme.limits]\n{limits}")
+    visitor = Visitor("acme", 99)
+    desk.admission.refuse_unread(visitor)
+    first = desk.come()
+
+    with pytest.raises(error) as unread:
+        desk.admission.refuse_unread(visitor)
+    with pytest.raises(error) as read:
+        desk.come()
+    assert unread.value.message == read.value.message
+    desk.admission.refuse_unread(Visitor("globex", 100))
+    desk.admission.refuse_unread(Visitor("nobody", 101))
+    desk.settle(first)
+    desk.now_s += 100
+    desk.admission.refuse_unread(visitor)
+    desk.admission.check()

@@ -5,11 +5,12 @@ from prometheus_client import generate_latest
 from structlog.types import EventDict
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import DaemonError, QueueFull
+from infer_daemon.domain.errors import ClientError, DaemonError, QueueFull
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder, stages
+from infer_daemon.ledger.spate import LINES_MAX
 from infer_daemon.ledger.stopwatch import Stopwatch
 
 
@@ -179,3 +180,30 @@ def test_every_ending_is_counted_under_its_name(clock: Clock) -> None:
     for outcome in Outcome:
         labels = f'code="",engine="",model="",outcome="{outcome}",tenant=""'
         assert f"infer_requests_total{{{labels}}} 1.0" in page
+
+
+@pytest.mark.looptime
+async def test_of_a_spate_of_refusals_the_first_have_lines_and_stories_and_all_are_counted(
+    recorder: Recorder, log_lines: list[EventDict]
+) -> None:
+    records = [recorder.open(Endpoint.CHAT) for _ in range(100)]
+    for record in records:
+        record.tenant = "acme"
+        recorder.settle(record, Outcome.REJECTED, QueueFull())
+
+    assert len(log_lines) == LINES_MAX
+    assert recorder.untold_count == 100 - LINES_MAX
+    assert (recorder.settled_count, recorder.open_count) == (100, 0)
+    assert recorder.story(records[0].id) is not None
+    assert recorder.story(records[-1].id) is None
+
+
+def test_a_refusal_that_an_engine_has_worked_for_always_has_its_line(
+    recorder: Recorder, log_lines: list[EventDict]
+) -> None:
+    for _ in range(2 * LINES_MAX):
+        record = recorder.open(Endpoint.CHAT)
+        fill(record)
+        recorder.settle(record, Outcome.CLIENT_ERROR, ClientError())
+
+    assert len(log_lines) == 2 * LINES_MAX
