@@ -33,7 +33,7 @@ _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
 """Where requests say how long an answer may be: the first of these that is there. The same name
 means nothing to another endpoint."""
 GENERATING = frozenset(_LENGTHS)
-_WHOLE_NUMBER = re.compile(r"\s*+\+?[0-9][0-9_]*+(\.0++)?\s*+")
+_WHOLE_NUMBER = re.compile(r"\+?[0-9]++(_[0-9]++)*+(\.0++)?")
 
 
 def tier(header: str | None, body: Mapping[str, Any]) -> Tier | None:
@@ -108,7 +108,8 @@ def _whole_number(value: Any) -> int | None:
     """A number above 0 in any of the ways in which pydantic takes one: 4000.0 and "4000" are
     numbers, too. What only resembles one is nothing."""
     if isinstance(value, str):
-        value = float(value) if _WHOLE_NUMBER.fullmatch(value) else None
+        text = value.strip()  # of more than `float` knows as spaces
+        value = float(text) if _WHOLE_NUMBER.fullmatch(text) else None
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None
     return int(value) if isinstance(value, int) and value > 0 else None

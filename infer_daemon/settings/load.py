@@ -68,7 +68,9 @@ def parse(
     """Like `load`, from the text of a file. `source` is how errors name it."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise SettingsError(source, ["is not TOML: it is nested too deep"]) from error
+    except ValueError as error:  # also of a number with more digits than Python reads
         raise SettingsError(source, [f"is not TOML: {error}"]) from error
     problems: list[str] = []
     data = _resolve(data, "$", environ, problems)

@@ -178,6 +178,13 @@ def test_a_dollar_sign_alone_is_only_a_dollar_sign() -> None:
     assert parse(text, source="t", environ={}).daemon.state_dir == "/srv/$HOME/$"
 
 
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 5000, "{" * 9, "a = 1e"])
+def test_what_python_cannot_read_is_a_problem_of_the_file(text: str) -> None:
+    (problem,) = problems(text)
+
+    assert problem.startswith("is not TOML: ")
+
+
 def test_a_syntax_error_is_told_with_its_line() -> None:
     (problem,) = problems("[daemon\n")
 
