@@ -4,11 +4,12 @@ import asyncio
 import os
 
 import pytest
+import structlog
 from harness import KEY, Running
 
 from infer_daemon.bench.wire import Address
 from tests.fuzzing.bodies import good_bodies, posts
-from tests.fuzzing.driver import Victim, fuzz
+from tests.fuzzing.driver import Complaints, Victim, fuzz
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
@@ -21,9 +22,15 @@ async def test_requests_of_all_kinds_are_answered_by_real_engines(vllm_daemon: R
     victim = Victim(vllm_daemon.daemon, address, address)
     good = good_bodies("demo-small", "minilm")
 
-    await asyncio.to_thread(fuzz, posts(good, KEY), victim.ask, COUNT, SEED)
+    complaints = Complaints()
+    structlog.configure(processors=[complaints])
+    try:
+        await asyncio.to_thread(fuzz, posts(good, KEY), victim.ask, COUNT, SEED)
+    finally:
+        structlog.reset_defaults()
 
     print(f"seed {SEED}: {dict(sorted(victim.seen.items()))}, slowest {victim.slowest_s:.2f} s")
+    assert complaints.kept == []
     await victim.check()
     async with vllm_daemon.http() as http:
         for model in ("demo-small", "demo"):

@@ -7,11 +7,13 @@ from pydantic import TypeAdapter, ValidationError
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 
+from infer_daemon.domain.errors import ClientError
 from infer_daemon.engines.vllm.conversion import Conversion
-from infer_daemon.engines.vllm.requests import is_long, validator
+from infer_daemon.engines.vllm.requests import Validator, is_long
 
 pytestmark = pytest.mark.vllm
 
@@ -37,7 +39,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 def test_a_request_is_the_same(kind: Any, body: dict[str, Any]) -> None:
     body = {"model": "demo", **body}
 
-    ours = validator(kind).validate_python(body)
+    ours = Validator(kind).validate(body)
     theirs = TypeAdapter(kind).validate_python(body)
 
     assert type(ours) is type(theirs)
@@ -69,7 +71,7 @@ def test_messages_become_the_same_chat(body: dict[str, Any]) -> None:
     handler = object.__new__(AnthropicServingMessages)
     handler._merge_inline_system = False
     fields = {"model": "demo", "max_tokens": 2048, **body}
-    request = validator(AnthropicMessagesRequest).validate_python(fields)
+    request = Validator(AnthropicMessagesRequest).validate(fields)
     theirs = handler.to_chat_completion_request(request, merge_inline_system=False)
 
     conversion = Conversion(handler)
@@ -97,9 +99,18 @@ def test_messages_become_the_same_chat(body: dict[str, Any]) -> None:
 )
 def test_errors_are_as_many_as_one_wrong_item_makes(kind: Any, body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
-        validator(kind).validate_python({"model": "demo", **body})
+        Validator(kind).validate({"model": "demo", **body})
 
     assert caught.value.error_count() < 300
+
+
+@pytest.mark.parametrize("value", ["", "a", [1], 7])
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest])
+def test_what_vllms_own_checks_stumble_over_is_the_clients_fault(kind: Any, value: Any) -> None:
+    body = {"model": "demo", "messages": [ASK], "prompt": "a", "structured_outputs": value}
+
+    with pytest.raises((ClientError, ValidationError)):
+        Validator(kind).validate(body)
 
 
 @pytest.mark.parametrize(

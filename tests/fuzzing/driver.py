@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+from structlog.types import EventDict, WrappedLogger
 
 from infer_daemon.bench.wire import Address, Connection, connect
 from infer_daemon.daemon import Daemon
@@ -64,6 +66,19 @@ def _is_whole(answered: bytes) -> bool:
     head, _, body = answered.partition(b"\r\n\r\n")
     length = _LENGTH.search(head)
     return length is not None and len(body) >= int(length[1])
+
+
+class Complaints:
+    """Takes the log, and keeps what should not be in it."""
+
+    def __init__(self) -> None:
+        self.kept: list[EventDict] = []
+
+    def __call__(self, _: WrappedLogger, method: str, line: EventDict) -> EventDict:
+        """See structlog's processors."""
+        if method in ("error", "exception", "critical"):
+            self.kept.append(line)
+        raise structlog.DropEvent
 
 
 class Victim:

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import structlog
-from structlog.types import EventDict, WrappedLogger
 
 from infer_daemon.bench.wire import Address
 from infer_daemon.settings.state_folder import StateFolder
 from tests.conftest import KEYS, MakeSettings
 from tests.fuzzing.bodies import GETS, OPERATORS, gets, good_bodies, posts
-from tests.fuzzing.driver import Victim, fuzz
+from tests.fuzzing.driver import Complaints, Victim, fuzz
 from tests.fuzzing.sockets import raws
 from tests.integration.running import Running
 
@@ -51,19 +50,6 @@ output_tokens_per_minute = 1_000_000
 day_usd = 1000
 """
 GOOD = good_bodies("echo", "other")
-
-
-class Complaints:
-    """Takes the log, and keeps what should not be in it."""
-
-    def __init__(self) -> None:
-        self.kept: list[EventDict] = []
-
-    def __call__(self, _: WrappedLogger, method: str, line: EventDict) -> EventDict:
-        """See structlog's processors."""
-        if method in ("error", "exception", "critical"):
-            self.kept.append(line)
-        raise structlog.DropEvent
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ async def test_refusals_cost_less_than_answers_and_are_all_counted_but_not_all_t
         if line.startswith("infer_requests_total") and "rate_limit_exceeded" in line
     ]
     assert counted.endswith(" 500.0")
-    lines = [line for line in log_lines if line.get("code") == "rate_limit_exceeded"]
+    lines = [line for line in log_lines if line["event"] == "request" and "code" in line]
     recorder = limited.daemon.recorder
     assert len(lines) == 500 - recorder.untold_count < 20 * LINES_MAX
     for connection in (hammering, other):

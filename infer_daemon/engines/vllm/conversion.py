@@ -10,9 +10,9 @@ from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-from infer_daemon.engines.vllm.requests import validator
+from infer_daemon.engines.vllm.requests import Validator
 
-_CHAT = validator(ChatCompletionRequest)
+_CHAT = Validator(ChatCompletionRequest)
 _CONVERTED: ContextVar[tuple[Any, Any] | None] = ContextVar("converted_messages", default=None)
 """A request that this task is about to hand to the handler, and what it becomes."""
 
@@ -54,7 +54,7 @@ def _polite(handler_type: Any) -> Any:
         def _build_base_request(cls, request: Any, messages: list[dict[str, Any]]) -> Any:
             chat = super()._build_base_request(request, [])
             body = {"model": request.model, "messages": messages}
-            chat.messages = _CHAT.validate_python(body).messages
+            chat.messages = _CHAT.validate(body).messages
             return chat
 
     return Polite

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import SchemaValidator
 from starlette.datastructures import State, UploadFile
 from starlette.responses import Response, StreamingResponse
 from vllm.entrypoints.anthropic.protocol import (
@@ -41,7 +40,7 @@ from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.vllm import errors
 from infer_daemon.engines.vllm.conversion import Conversion
 from infer_daemon.engines.vllm.counting import TokenCounter
-from infer_daemon.engines.vllm.requests import is_long, validator
+from infer_daemon.engines.vllm.requests import Validator, is_long
 from infer_daemon.engines.vllm.usage import note_reasoning
 
 
@@ -52,7 +51,7 @@ class _Route:
     handler: str
     """Attribute of the state that `init_app_state` fills."""
     method: str
-    request: SchemaValidator
+    request: Validator
     by_alias: bool = False
     exclude_none: bool = False
     takes_upload: bool = False
@@ -62,55 +61,55 @@ class _Route:
 
 _ROUTES: dict[Endpoint, _Route] = {
     Endpoint.CHAT: _Route(
-        "openai_serving_chat", "create_chat_completion", validator(ChatCompletionRequest)
+        "openai_serving_chat", "create_chat_completion", Validator(ChatCompletionRequest)
     ),
     Endpoint.COMPLETIONS: _Route(
-        "openai_serving_completion", "create_completion", validator(CompletionRequest)
+        "openai_serving_completion", "create_completion", Validator(CompletionRequest)
     ),
     Endpoint.RESPONSES: _Route(
         "openai_serving_responses",
         "create_responses",
-        validator(ResponsesRequest),
+        Validator(ResponsesRequest),
         by_alias=True,
     ),
     Endpoint.MESSAGES: _Route(
         "anthropic_serving_messages",
         "create_messages",
-        validator(AnthropicMessagesRequest),
+        Validator(AnthropicMessagesRequest),
         exclude_none=True,
         is_converted=True,
     ),
     Endpoint.COUNT_TOKENS: _Route(
         "anthropic_serving_messages",
         "count_tokens",
-        validator(AnthropicCountTokensRequest),
+        Validator(AnthropicCountTokensRequest),
         exclude_none=True,
         is_converted=True,
     ),
-    Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", validator(EmbeddingRequest)),
-    Endpoint.SCORE: _Route("serving_scores", "__call__", validator(ScoreRequest)),
-    Endpoint.RERANK: _Route("serving_scores", "__call__", validator(RerankRequest)),
+    Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", Validator(EmbeddingRequest)),
+    Endpoint.SCORE: _Route("serving_scores", "__call__", Validator(ScoreRequest)),
+    Endpoint.RERANK: _Route("serving_scores", "__call__", Validator(RerankRequest)),
     Endpoint.CLASSIFY: _Route(
-        "serving_classification", "__call__", validator(ClassificationRequest)
+        "serving_classification", "__call__", Validator(ClassificationRequest)
     ),
-    Endpoint.POOLING: _Route("serving_pooling", "__call__", validator(PoolingRequest)),
+    Endpoint.POOLING: _Route("serving_pooling", "__call__", Validator(PoolingRequest)),
     Endpoint.TRANSCRIPTIONS: _Route(
         "openai_serving_transcription",
         "create_transcription",
-        validator(TranscriptionRequest),
+        Validator(TranscriptionRequest),
         takes_upload=True,
     ),
     Endpoint.TRANSLATIONS: _Route(
         "openai_serving_translation",
         "create_translation",
-        validator(TranslationRequest),
+        Validator(TranslationRequest),
         takes_upload=True,
     ),
     Endpoint.TOKENIZE: _Route(
-        "serving_tokenization", "create_tokenize", validator(TokenizeRequest)
+        "serving_tokenization", "create_tokenize", Validator(TokenizeRequest)
     ),
     Endpoint.DETOKENIZE: _Route(
-        "serving_tokenization", "create_detokenize", validator(DetokenizeRequest)
+        "serving_tokenization", "create_detokenize", Validator(DetokenizeRequest)
     ),
 }
 
@@ -171,11 +170,11 @@ class VllmFrontend:
     async def _validated(self, route: _Route, body: dict[str, Any]) -> Any:
         """The body as vLLM's request, made in the renderer's thread if it takes long."""
         if not is_long(body):
-            return route.request.validate_python(body)
+            return route.request.validate(body)
         conversion = self._conversion if route.is_converted else None
 
         def make() -> tuple[Any, Any]:
-            request = route.request.validate_python(body)
+            request = route.request.validate(body)
             return request, None if conversion is None else conversion.run(request)
 
         executor = self._state.online_renderer.renderer._executor

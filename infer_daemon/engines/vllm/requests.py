@@ -11,16 +11,34 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator
 
+from infer_daemon.domain.errors import ClientError
+
 _MANY = 256
 _SEQUENCES = ("list", "tuple", "set", "frozenset", "dict")
+_STUMBLED = (AttributeError, TypeError, LookupError, ArithmeticError)
 _SCALARS = ("int", "float", "bool", "str", "any")
 
 
-def validator(request: Any) -> SchemaValidator:
-    """What makes requests of this type, or union of types, from bodies."""
-    schema = deepcopy(TypeAdapter(request).core_schema)  # types share parts of theirs
-    _stop_at_the_first_error(schema)
-    return SchemaValidator(schema)
+class Validator:
+    """Makes requests of one type, or of a union of types, from bodies."""
+
+    def __init__(self, request: Any) -> None:
+        schema = deepcopy(TypeAdapter(request).core_schema)  # types share parts of theirs
+        _stop_at_the_first_error(schema)
+        self._schema = SchemaValidator(schema)
+
+    def validate(self, body: Any) -> Any:
+        """The request.
+
+        Raises:
+            pydantic.ValidationError: the body is none.
+            ClientError: likewise. Some of vLLM's own checks come before those of the types, and
+                stumble over a text or a list where they want an object.
+        """
+        try:
+            return self._schema.validate_python(body)
+        except _STUMBLED as error:
+            raise ClientError("a field of the request has a value of the wrong type") from error
 
 
 def is_long(body: dict[str, Any]) -> bool:
