@@ -170,7 +170,12 @@ class Daemon:
         self.stopwatch.change(name, status.state)
 
     def _on_flagged(self, model: str, kind: Anomaly) -> None:
-        """Too many of a model's answers look wrong; its metric and its line in the log say so."""
+        """Too many of a model's answers look wrong; its metric and its line in the log say so.
+        Where that is wanted its engines are left alone for a while: another model may stand in."""
+        if self._settings.models[model].anomaly_policy == "breaker":
+            pool = self.pools[self.catalog.route(model).pool]
+            for engine in list(pool.facts):
+                self.health.trip(engine, "anomaly", f"too many answers of {model} are {kind}")
 
     async def run(self, *, show_examples: bool = False) -> None:
         """Serve until told to stop.

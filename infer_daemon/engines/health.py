@@ -177,6 +177,14 @@ class Health:
         if change is not None or care.breaker.state is not BreakerState.CLOSED:
             self._follow(engine, care, change)
 
+    def trip(self, engine: EngineName, cause: str, reason: str) -> None:
+        """Open its breaker for what calls do not show. Nothing, of one that is not ready."""
+        care = self._cared.get(engine)
+        if care is not None:
+            change = care.breaker.trip(cause, reason, asyncio.get_running_loop().time())
+            if change is not None:
+                self._follow(engine, care, change)
+
     def succeeded(self, tenant: str, engine: EngineName) -> None:
         """Told by a visit: a call was answered at its first try."""
         self._retries.succeeded(tenant, engine, asyncio.get_running_loop().time())

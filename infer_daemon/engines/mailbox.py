@@ -188,7 +188,7 @@ class Mailbox:
             self._turns.finish(self._work.id)
             self._end(Ending.OK)
             if self._work.progress is not None:
-                self._judge.ended(record.model, self._work.progress)
+                self._judge.ended(record.served_model, self._work.progress)
         if finished or self._work.wants == "deltas":
             self._ready.set()
 

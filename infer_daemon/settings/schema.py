@@ -243,6 +243,7 @@ class ModelSection(Section, frozen=True):
 
     engines: Annotated[list[Name], Meta(min_length=1)]
     lora: str = ""
+    anomaly_policy: Literal["flag", "breaker"] = "flag"
     price: PriceSection | None = None
     limits: LimitsSection = LimitsSection()
     fallback: FallbackSection = FallbackSection()

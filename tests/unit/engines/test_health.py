@@ -186,6 +186,24 @@ async def test_an_engine_that_is_slow_to_begin_is_left_alone(
     assert told.changes == [("a", "open", "slow")]
 
 
+async def test_an_engine_may_be_left_alone_for_what_calls_do_not_show(
+    rig: Rig, record: Record, told: Told
+) -> None:
+    await add(rig, "a")
+    rig.pool.health.trip(A, "anomaly", "too many answers are empty")
+    rig.pool.health.trip(A, "anomaly", "too many answers are empty")
+    rig.pool.health.trip(EngineName("nobody"), "anomaly", "")
+    reading = rig.collect(rig.work(3), record())
+    await asyncio.sleep(POLICY.open_s - 0.1)
+    assert not reading.done()
+    await asyncio.sleep(1)
+
+    assert reading.done()
+    assert told.changes == [
+        ("a", "open", "anomaly"), ("a", "half_open", "due"), ("a", "closed", "ok"),
+    ]  # fmt: skip
+
+
 async def test_an_engine_that_was_started_again_has_a_clean_record(
     rig: Rig, record: Record
 ) -> None:
