@@ -113,7 +113,8 @@ class Account:
 
     @property
     def has_passed(self) -> bool:
-        """Whether there is a budget that is used up, if it is hard, or overspent."""
+        """Whether there is a budget that is used up, if it is hard, or overspent. Known as of the
+        last time that something was charged or reserved."""
         day = self.day
         return day.tokens >= self.passed_tokens or day.nano_usd >= self.passed_nano_usd
 

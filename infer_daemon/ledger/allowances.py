@@ -144,7 +144,7 @@ class Allowances:
         record.price_nano_usd = bill.total_nano_usd
         tokens, now_us = prompt_tokens + completion_tokens, self._now_us()
         day_us, month_us = self._budgets.settle(held, tokens, bill.total_nano_usd, now_us)
-        if held.has_passed or record.tenant in self._passed:
+        if held.account.has_passed or record.tenant in self._passed:
             for standing in self._newly_passed(record.tenant, now_us):
                 _tell(record.tenant, standing)
         return Bill(bill, tokens, day_us, month_us)

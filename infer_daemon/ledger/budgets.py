@@ -92,12 +92,6 @@ class Reservation(msgspec.Struct, eq=False, gc=False):
     def tenant(self) -> str:
         return self.account.tenant
 
-    @property
-    def has_passed(self) -> bool:
-        """Whether there is a budget of its tenant that has passed its limit; see `passed`. Known
-        once it is settled."""
-        return self.account.has_passed
-
 
 class Budgets:
     """Everybody's. Use is counted also for those who have no budget: they may get one."""
@@ -245,9 +239,6 @@ class Budgets:
 
     def _starts(self, now_us: int) -> tuple[int, int]:
         """Of the day and of the month that are believed to be now."""
-        if self._now_us <= now_us < self._day_end_us:  # as good as always
-            self._now_us = now_us
-            return self._starts_us
         if not 0 <= self._now_us - now_us <= STEP_BACK_MAX_US:
             self._now_us = now_us
         starts_us = period_starts(self._now_us)
@@ -257,7 +248,10 @@ class Budgets:
 
     def _turn(self, account: Account, now_us: int) -> None:
         """It is to know what is left now."""
-        starts_us = self._starts(now_us)
+        if self._now_us <= now_us < self._day_end_us:  # as good as always
+            self._now_us, starts_us = now_us, self._starts_us
+        else:
+            starts_us = self._starts(now_us)
         if account.starts_us is not starts_us:
             account.turn_to(starts_us, self._limits.get(account.tenant, ()))
 
