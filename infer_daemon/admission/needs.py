@@ -30,7 +30,8 @@ def _features(body: Mapping[str, Any]) -> Iterator[Feature]:
     if any(body.get(name) for name in _GRAMMARS) or _is_shaped(body):
         yield Feature.GRAMMAR
     # Chats say whether, completions how many: none is a number, too.
-    if body.get("logprobs") not in (None, False) or body.get("top_logprobs"):
+    asked = body.get("logprobs")
+    if (asked is not None and asked is not False) or body.get("top_logprobs"):
         yield Feature.LOGPROBS
     turns = body.get("messages") or body.get("input")
     for turn in turns if isinstance(turns, list) else ():

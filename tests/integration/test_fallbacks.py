@@ -51,10 +51,10 @@ WORDS = {"model": "echo", "prompt": "one two three"}
 
 
 async def series(running: Running, name: str) -> dict[tuple[str, ...], float]:
-    """A series by the values of its labels."""
+    """A series by the values of its labels, in the order of their names."""
     page = (await running.http.get("/metrics")).text
     return {
-        tuple(sample.labels.values()): sample.value
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(page)
         for sample in family.samples
         if sample.name == name
@@ -115,7 +115,7 @@ async def test_operators_see_an_open_breaker_in_state_metrics_and_log(
         await running.post("/v1/completions", WORDS)
 
     assert await series(running, "infer_breaker_state") == {("a",): 2.0, ("b",): 0.0}
-    assert await series(running, "infer_breaker_changes_total") == {("a", "open", "fault"): 1.0}
+    assert await series(running, "infer_breaker_changes_total") == {("fault", "a", "open"): 1.0}
     (told,) = (line for line in log_lines if line["event"] == "breaker")
     assert (told["engine"], told["state"], told["cause"]) == ("a", "open", "fault")
     assert told["reason"].startswith("4 of 4 calls: 4 fault")
@@ -126,8 +126,8 @@ async def test_operators_see_an_open_breaker_in_state_metrics_and_log(
 
 async def test_a_few_faults_of_one_replica_are_seen_by_nobody(serve: Serve) -> None:
     running = await serve(REPLICAS)
-    running.engine("a").fault_share = 0.1
-    for _ in range(40):
+    running.engine("a").fault_share = 0.125
+    for _ in range(24):
         assert (await running.post("/v1/completions", WORDS)).status_code == 200
 
-    assert await series(running, "infer_retries_total") == {("a", "true"): 4.0}
+    assert await series(running, "infer_retries_total") == {("a", "true"): 3.0}
