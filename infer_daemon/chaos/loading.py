@@ -2,6 +2,7 @@
 there. Each fails alone and says why."""
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,12 @@ from infer_daemon.chaos.run import Findings, Run
 
 MODELS = launches.HOME / "infer_daemon/demo/models"
 BROKEN = "broken"
-GARBAGE = b"not a tensor in sight"
 TOO_MUCH_BYTES = 64 << 40
 """A KV cache that no machine has room for."""
 
 
 async def bad_lora(run: Run, findings: Findings) -> None:
-    """An adapter's weights are garbage."""
+    """Half of an adapter's weights is missing."""
     tables = alone(tables_of(run))
     adapter = _copy("demo-brief", run.folder / "lora", "adapter_model.safetensors")
     tables["models"][BROKEN] = {"engines": list(tables["engines"]), "lora": str(adapter)}
@@ -32,7 +32,7 @@ async def bad_lora(run: Run, findings: Findings) -> None:
 
 
 async def bad_weights(run: Run, findings: Findings) -> None:
-    """A model's weights are garbage."""
+    """Half of a model's weights is missing."""
     model = _copy("demo-small", run.folder / "weights", "model.safetensors")
     await _beside(run, findings, _with_engine(run, model=str(model)), why="")
 
@@ -44,8 +44,10 @@ async def no_memory(run: Run, findings: Findings) -> None:
 
 
 def _copy(model: str, folder: Path, broken: str) -> Path:
+    """Of a folder in which one file ends in the middle."""
     shutil.copytree(MODELS / model, folder)
-    (folder / broken).write_bytes(GARBAGE)
+    file = folder / broken
+    os.truncate(file, file.stat().st_size // 2)
     return folder
 
 

@@ -37,7 +37,7 @@ class Running:
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120
+            base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=300
         )
 
     def engine(self, name: str) -> dict[str, object]:

@@ -80,7 +80,7 @@ async def lose(running: Running, victim: int, fault: signal.Signals, timeout_s: 
     await is_working(running)
     os.kill(victim, fault)
     ending = await until_state(running, "stopping", "dead", timeout_s=timeout_s)
-    again = await until_state(running, "ready", timeout_s=120)
+    again = await until_state(running, "ready", timeout_s=300)
     await lost
 
     assert await family.all_gone(pids, timeout_s=1)
