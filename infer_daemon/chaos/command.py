@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from subprocess import SubprocessError
 
 import msgspec
 import uvloop
@@ -79,7 +80,7 @@ async def _one(fault: Fault, run: Run) -> Figures:
     findings = Findings()
     try:
         await fault(run, findings)
-    except (ServerProblem, Overdue, TimeoutError, OSError) as error:
+    except (ServerProblem, Overdue, SubprocessError, OSError) as error:
         findings.problems.append(f"{type(error).__name__}: {error}")
         findings.targets.append(report.target("came to its end", 0, "1", met=False))
     return findings.figures
