@@ -66,6 +66,17 @@ class Job:
     """Whether it had a place in an engine that was lost: it may wait although the queue is full."""
     avoids: frozenset[EngineName] = frozenset()
     """Engines that have failed it: not to be given to them as long as there is another."""
+    may_give_way: bool = False
+    """Whether it may be taken out of its engine for more urgent work: it is batch work, and goes on
+    later exactly as if it had not been."""
+    preemptions: int = 0
+    """How often it gave its place up: it comes back to the front of its line."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Of its prompt, what its tenant is charged for when it goes in: once, however often it has
+        to be read."""
+        return 0 if self.preemptions else self.prompt_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ Classes in strict order (batch has a minimum share), virtual token counters betw
 class, earliest due first inside a tenant, and an engine is given no more than its window.
 
 Pure: events go in (`submit`, `token`, `finish`, `cancel`, `resize`, `expect`, `expire`, `change`),
-decisions come out (`Grant`, `Evict`, `Reject`). It never awaits, reads a clock, logs or calls back;
-the caller carries the decisions out before the next event. One object per pool, used from one
-thread, so it needs no lock.
+decisions come out (`Grant`, `Evict`, `Reject`, `Preempt`). It never awaits, reads a clock, logs or
+calls back; the caller carries the decisions out before the next event. One object per pool, used
+from one thread, so it needs no lock.
 """
 
 import heapq
@@ -17,11 +17,14 @@ from infer_daemon.scheduling.decisions import (
     Evict,
     EvictReason,
     Grant,
+    Preempt,
     Reject,
     RejectReason,
 )
 from infer_daemon.scheduling.line import Line, Waiting
+from infer_daemon.scheduling.patience import Patience
 from infer_daemon.scheduling.policy import Policy
+from infer_daemon.scheduling.preemption import exchange, may_give_way
 from infer_daemon.scheduling.state import BATCH, CRITICAL, PASSES_MAX, Running, State
 from infer_daemon.scheduling.window import LEVELS, Level, Window, need_of
 
@@ -45,7 +48,7 @@ class Core(State):
         line = self.lines.get((job.tier, job.tenant))
         if line is None:
             line = self.lines[job.tier, job.tenant] = Line()
-        waiting = self._join(line, job)
+        waiting = self._join(line, job, now_s)
         if line.first is not waiting:
             return []  # whose turn it is concerns the first of each line only
         if not self.is_room_kept and not self.fits(waiting):
@@ -76,11 +79,11 @@ class Core(State):
         if running is None:
             return self.cancel(job_id, now_s)
         job = running.job
-        if job.output_tokens_max:
+        if job.output_tokens_max and not job.is_resumed:
             longest = -(-running.generated // job.seqs)
             self.estimates.learn(job.tenant, job.model, job.output_tokens_max, longest)
         if not running.generated:
-            service = self.policy.input_weight * job.prompt_tokens
+            service = self.policy.service(job, 0)
             self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
         self._leave_engine(running)
         return self._fill(now_s)
@@ -120,13 +123,15 @@ class Core(State):
         return self._strand()
 
     def expire(self, now_s: float) -> list[Decision]:
-        """Time has passed: evict whoever is at or past its deadline."""
+        """Time has passed: evict whoever is at or past its deadline, and have batch work give way
+        to whoever has waited long enough."""
         late: list[Decision] = []
         while self.deadlines and self.deadlines[0][0] <= now_s:
             deadline_s, job_id = heapq.heappop(self.deadlines)
             if self.is_deadline(deadline_s, job_id):
                 self._leave_line(job_id)
                 late.append(Evict(job_id, EvictReason.DEADLINE))
+        self.patience.expire(now_s)
         # A large job at the head may have been what kept the others waiting.
         return [*late, *self._fill(now_s)]
 
@@ -135,6 +140,9 @@ class Core(State):
         self.policy = policy
         for window in self.windows.values():
             window.change(window.limits, policy)
+        self.patience = Patience()
+        for waiting in self.waiting.values():
+            self._be_patient(waiting)
         return self._fill(now_s)
 
     def _strand(self) -> list[Decision]:
@@ -148,11 +156,30 @@ class Core(State):
         return [Evict(job_id, reason) for job_id in stranded]
 
     def _fill(self, now_s: float) -> list[Decision]:
-        """Grant while somebody fits. The one place where a job is given an engine."""
-        grants: list[Decision] = []
-        while self.waiting and (grant := self._next_grant(now_s)) is not None:
-            grants.append(grant)
-        return grants
+        """Grant while somebody fits, or can be made to. The one place where a job is given an
+        engine."""
+        decisions: list[Decision] = []
+        while self.waiting:
+            if exchanged := self._exchange(now_s):
+                decisions += exchanged
+            elif (grant := self._next_grant(now_s)) is not None:
+                decisions.append(grant)
+            else:
+                break
+        return decisions
+
+    def _exchange(self, now_s: float) -> list[Decision]:
+        """Have batch work give way, if there is somebody to whom it must."""
+        if not (self.patience.over and self.giving_way):
+            return []
+        found = exchange(self)
+        if found is None:
+            return []
+        for victim in found.victims:
+            self._leave_engine(victim)
+        tier = found.waiting.job.tier
+        grant = self._enter(found.waiting, found.engine, found.passed, now_s)
+        return [*(Preempt(victim.job.id, tier) for victim in found.victims), grant]
 
     def _next_grant(self, now_s: float) -> Grant | None:
         """Who goes next:
@@ -225,14 +252,17 @@ class Core(State):
         paid: float | None = None
         if job.tier is BATCH and self.is_batch_in_the_way:
             paid = self.batch_share.take(waiting.service, self.policy.batch_share_min)
-        self.running[job.id] = Running(job, name, need, waiting.output_tokens, paid)
-        self._charge(job, max(1.0, self.policy.input_weight * job.prompt_tokens))
+        running = self.running[job.id] = Running(job, name, need, waiting.output_tokens, paid)
+        if may_give_way(job):
+            self.giving_way[job.id] = running
+        self._charge(job, max(1.0, self.policy.service(job, 0)))
         return Grant(job.id, name)
 
     def _leave_engine(self, running: Running) -> None:
         """It needs its room no more."""
         job = running.job
         del self.running[job.id]
+        self.giving_way.pop(job.id, None)
         inside = self.inside.pop(job.tenant)
         if inside > 1:
             self.inside[job.tenant] = inside - 1
@@ -253,7 +283,7 @@ class Core(State):
         if (window := self.windows.get(running.engine)) is not None:
             window.read(running.need.prefill_tokens)
         running.need.prefill_tokens = 0
-        return self.policy.input_weight * running.job.prompt_tokens
+        return self.policy.service(running.job, 0)
 
     def _count(self, running: Running, count: int, prompt_service: float, now_s: float) -> None:
         service = self.policy.output_weight * count
@@ -282,12 +312,13 @@ class Core(State):
         if window is not None:
             window.grow(more)
 
-    def _join(self, line: Line, job: Job) -> Waiting:
+    def _join(self, line: Line, job: Job, now_s: float) -> Waiting:
         if not line:
             self.fairness[job.tier].begin(job.tenant)
         output = self.estimates.expected(job.tenant, job.model, job.output_tokens_max)
         service = self.policy.service(job, output * job.seqs)
-        waiting = self.waiting[job.id] = line.join(job, output, service)
+        waiting = self.waiting[job.id] = line.join(job, output, service, now_s)
+        self._be_patient(waiting)
         self.backlog[job.tier] += service
         heapq.heappush(self.deadlines, (job.deadline_s, job.id))
         if len(self.deadlines) > 2 * len(self.waiting) + 64:
@@ -295,8 +326,14 @@ class Core(State):
             heapq.heapify(self.deadlines)
         return waiting
 
+    def _be_patient(self, waiting: Waiting) -> None:
+        after_s = self.policy.preempt_after_s.get(waiting.job.tier)
+        if after_s is not None:
+            self.patience.begin(waiting.job.id, waiting.since_s + after_s)
+
     def _leave_line(self, job_id: JobId) -> None:
         waiting = self.waiting.pop(job_id)
+        self.patience.end(job_id)
         job = waiting.job
         self.backlog[job.tier] -= waiting.service
         line = self.lines[job.tier, job.tenant]

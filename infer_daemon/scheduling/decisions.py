@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.domain.jobs import EngineName, JobId, Tier
 
 
 class EvictReason(StrEnum):
@@ -46,4 +46,14 @@ class Reject:
     reason: RejectReason
 
 
-Decision = Grant | Evict | Reject
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """The job has no place in its engine any more and must be taken out of it, to be submitted
+    again with one more preemption."""
+
+    job: JobId
+    tier: Tier
+    """Of the job that it gave way to, which is granted next."""
+
+
+Decision = Grant | Evict | Reject | Preempt

@@ -1,4 +1,5 @@
-"""The jobs of one tenant that wait in one class: earliest due first, then in order of arrival."""
+"""The jobs of one tenant that wait in one class: whoever gave a place up, then earliest due first,
+then in order of arrival."""
 
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
@@ -18,8 +19,15 @@ class Waiting:
     """What it is expected to cost."""
     number: int
     """How many came to this line before it."""
+    since_s: float
+    """When it came."""
     passed_by: int = 0
     """Jobs that took room which this one, first in its line, did not fit into."""
+
+    @property
+    def due_s(self) -> float:
+        """Its place in the line: who gave a place in an engine up goes first."""
+        return -inf if self.job.preemptions else self.job.due_s
 
 
 class Line:
@@ -41,12 +49,12 @@ class Line:
         """Who is next; there must be somebody."""
         return self._order[self._gone][2]
 
-    def join(self, job: Job, output_tokens: int, service: float) -> Waiting:
+    def join(self, job: Job, output_tokens: int, service: float, now_s: float) -> Waiting:
         """A job comes."""
-        waiting = Waiting(job, output_tokens, service, self._came)
+        waiting = Waiting(job, output_tokens, service, self._came, now_s)
         self._came += 1
         self.service += service
-        insort(self._order, (job.due_s, waiting.number, waiting), self._gone)
+        insort(self._order, (waiting.due_s, waiting.number, waiting), self._gone)
         return waiting
 
     def leave(self, waiting: Waiting) -> None:
@@ -75,7 +83,7 @@ class Line:
         return self.service * before / len(self) if before else 0.0
 
     def _place(self, waiting: Waiting) -> int:
-        return bisect_left(self._order, (waiting.job.due_s, waiting.number), self._gone)
+        return bisect_left(self._order, (waiting.due_s, waiting.number), self._gone)
 
     @property
     def jobs(self) -> list[Job]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from infer_daemon.domain.jobs import Job
+from infer_daemon.domain.jobs import Job, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +23,13 @@ class Policy:
     kept_for_newcomers: float = 0.1
     kept_from_batch: float = 0.15
     """Shares of each window: see `window.Level`."""
+    preempt_after_s: Mapping[Tier, float] = field(default_factory=dict)
+    """How long a job of that class waits until batch work gives way to it; for ever, in a class
+    that is not named."""
 
     def service(self, job: Job, output_tokens: int) -> float:
         """What a job costs with that many output tokens, all sequences together."""
-        return self.input_weight * job.prompt_tokens + self.output_weight * output_tokens
+        return self.input_weight * job.input_tokens + self.output_weight * output_tokens
 
     def weight(self, tenant: str) -> float:
         """The tenant's share beside the others'."""

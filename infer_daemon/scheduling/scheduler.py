@@ -1,6 +1,8 @@
 """The asyncio shell around the core: owns the waiters and the one timer of a pool."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 from infer_daemon.domain.errors import (
@@ -18,6 +20,7 @@ from infer_daemon.scheduling.decisions import (
     Evict,
     EvictReason,
     Grant,
+    Preempt,
     Reject,
     RejectReason,
 )
@@ -31,8 +34,16 @@ class Scheduler:
     def __init__(self, policy: Policy) -> None:
         self._core = Core(policy)
         self._waiters: dict[JobId, tuple[Job, asyncio.Future[EngineName]]] = {}
+        #: Granted, but not told yet; and whether the place was taken back in that moment.
+        self._waking: dict[JobId, bool] = {}
+        self._tell: Callable[[JobId, Tier], None] = lambda _job_id, _tier: None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline_s = 0.0
+
+    def when_preempted(self, tell: Callable[[JobId, Tier], None]) -> None:
+        """Whom to tell of jobs that have given way, and to which class. Who has its turn already
+        *must* be out of its engine as soon as it is told; its room is somebody else's."""
+        self._tell = tell
 
     async def turn(self, job: Job) -> EngineName:
         """Wait until the job may enter an engine, and say which.
@@ -44,6 +55,16 @@ class Scheduler:
             QueueFull, ModelNotReady, FanoutTooLarge: it was not queued.
             WaitedTooLong, PoolLost: it was queued and gave its place up.
         """
+        while True:
+            try:
+                engine = await self._turn(job)
+            finally:
+                was_taken_back = self._waking.pop(job.id, False)
+            if not was_taken_back:
+                return engine
+            job = replace(job, is_resumed=True, preemptions=job.preemptions + 1)
+
+    async def _turn(self, job: Job) -> EngineName:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[EngineName] = loop.create_future()
         self._waiters[job.id] = (job, waiter)
@@ -70,6 +91,8 @@ class Scheduler:
         for that is cancelled."""
         if (found := self._waiters.pop(job_id, None)) is not None:
             found[1].cancel()
+        if job_id in self._waking:
+            self._waking[job_id] = False  # it is not to wait again
         self._act(self._core.cancel(job_id, asyncio.get_running_loop().time()))
 
     def resize(self, engine: EngineName, limits: WindowLimits | None) -> None:
@@ -112,6 +135,7 @@ class Scheduler:
         assert self._waiters.keys() == self._core.waiting.keys(), "a waiter without a job"
 
     def _act(self, decisions: list[Decision]) -> None:
+        preempted = [decision for decision in decisions if isinstance(decision, Preempt)]
         for decision in decisions:
             job, waiter = self._waiters.pop(decision.job, (None, None))
             if job is None or waiter is None or waiter.done():
@@ -119,6 +143,7 @@ class Scheduler:
                 continue
             match decision:
                 case Grant(engine=engine):
+                    self._waking[job.id] = False
                     waiter.set_result(engine)
                 case Evict(reason=reason):
                     # As long as whoever comes now would wait: sooner would be in vain again.
@@ -126,7 +151,18 @@ class Scheduler:
                     waiter.set_exception(self._eviction(reason, job, wait_s))
                 case Reject(reason=reason):
                     waiter.set_exception(self._rejection(reason, job))
+        for decision in preempted:
+            self._preempt(decision)
         self._arm()
+
+    def _preempt(self, decision: Preempt) -> None:
+        if decision.job in self._waking:
+            self._waking[decision.job] = True
+            self._tell(decision.job, decision.tier)
+        else:
+            # Not at once: this may be inside of what the engine tells of that very job.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._tell, decision.job, decision.tier)
 
     def _arm(self) -> None:
         """Keep a timer at or before the earliest deadline; one that comes early only looks."""

@@ -16,6 +16,7 @@ from infer_daemon.scheduling.estimates import Estimates
 from infer_daemon.scheduling.fairness import Fairness
 from infer_daemon.scheduling.line import Line, Waiting
 from infer_daemon.scheduling.pace import Pace
+from infer_daemon.scheduling.patience import Patience
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.share import MinimumShare
 from infer_daemon.scheduling.window import Level, Need, Window
@@ -78,6 +79,10 @@ class State:
         self.seqs_max = 0
         #: Heap of deadlines. May hold jobs that wait no longer; each waiting job is in it.
         self.deadlines: list[tuple[float, JobId]] = []
+        #: Who waits until batch work gives way.
+        self.patience = Patience()
+        #: Running jobs that may be taken out, in the order in which they went in.
+        self.giving_way: dict[JobId, Running] = {}
         self.estimates = Estimates()
         self.pace = Pace()
         self.batch_share = MinimumShare()
@@ -131,7 +136,10 @@ class State:
         """The earliest moment at which `expire` would have something to do."""
         while self.deadlines and not self.is_deadline(*self.deadlines[0]):
             heapq.heappop(self.deadlines)
-        return self.deadlines[0][0] if self.deadlines else None
+        if not self.deadlines:
+            return None
+        deadline_s, patience_s = self.deadlines[0][0], self.patience.next_s
+        return deadline_s if patience_s is None else min(deadline_s, patience_s)
 
     def is_deadline(self, deadline_s: float, job_id: JobId) -> bool:
         """Not that of a job which has left, or of one that came again under the same id."""
@@ -148,6 +156,8 @@ class State:
             )
         deadlines = {(waiting.job.deadline_s, job_id) for job_id, waiting in self.waiting.items()}
         assert deadlines <= set(self.deadlines), "a waiting job has no deadline in the heap"
+        self.patience.check(set(self.waiting))
+        assert self.giving_way.keys() <= self.running.keys(), "who gives way does not run"
         self._check_windows()
         self._check_nobody_waits_in_vain()
 

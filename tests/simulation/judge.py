@@ -3,7 +3,7 @@ plain sums over plain lists. It judges every decision by the rules as they are t
 of how they are coded, and after each event sees whether one is missing."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
@@ -13,10 +13,12 @@ from infer_daemon.scheduling.decisions import (
     Evict,
     EvictReason,
     Grant,
+    Preempt,
     Reject,
     RejectReason,
 )
 from infer_daemon.scheduling.policy import Policy
+from tests.simulation import exchanges
 from tests.simulation.laws import Laws
 
 BATCH, ORDINARY, NEWCOMER, CRITICAL = range(4)
@@ -31,6 +33,9 @@ class Case:
     number: int
     expected: int
     service: float
+    since_s: float
+    is_impatient: bool = False
+    """Whether it has waited longer than jobs of its class should for batch work."""
     passed_by: int = 0
     engine: EngineName | None = None
     generated: int = 0
@@ -38,6 +43,12 @@ class Case:
     prefill_tokens: int = 0
     """In an engine, until it has generated something."""
     paid: float | None = None
+
+    @property
+    def place(self) -> tuple[bool, float, int]:
+        """In its tenant's line: who gave a place up has the next, the last to come is the last."""
+        gave_way = self.job.preemptions > 0
+        return not gave_way, 0.0 if gave_way else self.job.due_s, self.number
 
     def prefill_with(self, limits: WindowLimits) -> int:
         """A long prompt is in the way with what one step reads of it."""
@@ -56,6 +67,8 @@ class Judge:
         self.policy = policy
         self.waiting: dict[JobId, Case] = {}
         self.running: dict[JobId, Case] = {}
+        #: Gave their places up and have not come again.
+        self.preempted: dict[JobId, Case] = {}
         self.engines: dict[EngineName, WindowLimits] = {}
         self.counters: dict[tuple[Tier, str], float] = {}
         self.credit = 0.0
@@ -67,25 +80,25 @@ class Judge:
 
     # Events.
 
-    def submit(self, job: Job, decisions: list[Decision]) -> None:
+    def submit(self, job: Job, now_s: float, decisions: list[Decision]) -> None:
         self._events += 1
         reason: RejectReason | None = None
         if not self.engines:
             reason = RejectReason.NO_ENGINE
         elif all(job.seqs > limits.seqs for limits in self.engines.values()):
             reason = RejectReason.NEVER_FITS
-        elif self._is_full(job.tenant):
+        elif not job.is_resumed and self._is_full(job.tenant):
             reason = RejectReason.QUEUE_FULL
-        self.laws.submitted(job.id)
+        if self.preempted.pop(job.id, None) is None:
+            self.laws.submitted(job.id)
         if reason is not None:
             assert decisions == [Reject(job.id, reason)], f"it is to be rejected: {reason}"
             self.laws.ended(job.id)
             return
         self._begin(job.tier, job.tenant)
         expected = self._expected(job)
-        service = self.policy.input_weight * job.prompt_tokens
-        service += self.policy.output_weight * expected * job.seqs
-        self.waiting[job.id] = Case(job, self._events, expected, service)
+        service = self._prompt_service(job) + self.policy.output_weight * expected * job.seqs
+        self.waiting[job.id] = Case(job, self._events, expected, service, now_s)
         self._follow(decisions)
 
     def token(self, job_id: JobId, count: int, decisions: list[Decision]) -> None:
@@ -103,7 +116,7 @@ class Judge:
 
     def finish(self, job_id: JobId, decisions: list[Decision]) -> None:
         case = self.running.get(job_id)
-        if case is not None and case.job.output_tokens_max:
+        if case is not None and case.job.output_tokens_max and not case.job.is_resumed:
             magnitude = len(f"{case.job.output_tokens_max:b}")
             known = self.lengths.setdefault((case.job.tenant, case.job.model, magnitude), [])
             known.append(math.ceil(case.generated / case.job.seqs))
@@ -114,11 +127,9 @@ class Judge:
             self._leave_line(job_id)
             self.laws.ended(job_id)
         elif job_id in self.running:
-            case = self.running.pop(job_id)
-            if case.paid is not None:
-                service = self.policy.input_weight * case.job.prompt_tokens
-                service += self.policy.output_weight * case.generated
-                self._add_credit(case.paid - service * (1 - self.policy.batch_share_min))
+            self._leave_engine(self.running[job_id])
+            self.laws.ended(job_id)
+        elif self.preempted.pop(job_id, None):
             self.laws.ended(job_id)
         self._follow(decisions)
 
@@ -135,10 +146,15 @@ class Judge:
 
     def expire(self, now_s: float, decisions: list[Decision]) -> None:
         late = [job_id for job_id, case in self.waiting.items() if case.job.deadline_s <= now_s]
-        self._follow(self._evicted(late, EvictReason.DEADLINE, decisions))
+        decisions = self._evicted(late, EvictReason.DEADLINE, decisions)
+        for case in self.waiting.values():
+            case.is_impatient = case.is_impatient or self._patience_end_s(case) <= now_s
+        self._follow(decisions)
 
     def change(self, policy: Policy, decisions: list[Decision]) -> None:
         self.policy = policy
+        for case in self.waiting.values():
+            case.is_impatient = False  # until it is looked at again
         self._follow(decisions)
 
     # What is compared after each of them.
@@ -158,12 +174,15 @@ class Judge:
         for tier, backlog in core.backlog.items():
             real = sum(case.service for case in self.waiting.values() if case.job.tier is tier)
             assert math.isclose(backlog, real, abs_tol=1e-3), f"{tier} is not {backlog} behind"
-        deadlines = [case.job.deadline_s for case in self.waiting.values()]
-        assert core.next_deadline_s == min(deadlines, default=None), "a deadline is lost"
+        ends = [case.job.deadline_s for case in self.waiting.values()]
+        ends += [self._patience_end_s(w) for w in self.waiting.values() if not w.is_impatient]
+        assert core.next_deadline_s == min(ends, default=None), "a deadline is lost"
 
-    def held(self, engine: EngineName) -> tuple[int, int, int]:
+    def held(self, engine: EngineName, without: Collection[Case] = ()) -> tuple[int, int, int]:
         """Sequences, KV tokens and prefill tokens of the jobs in an engine."""
-        inside = [case for case in self.running.values() if case.engine == engine]
+        inside = [
+            case for case in self.running.values() if case.engine == engine and case not in without
+        ]
         return (
             sum(case.job.seqs for case in inside),
             sum(case.kv_tokens for case in inside),
@@ -184,9 +203,11 @@ class Judge:
                     return NEWCOMER
                 return ORDINARY if self.credit > 0 else BATCH
 
-    def fits(self, case: Case, engine: EngineName, level: int) -> bool:
+    def fits(
+        self, case: Case, engine: EngineName, level: int, without: Collection[Case] = ()
+    ) -> bool:
         """Under each limit without what is kept for others; a job that is alone may exceed that."""
-        limits, policy, held = self.engines[engine], self.policy, self.held(engine)
+        limits, policy, held = self.engines[engine], self.policy, self.held(engine, without)
         kept = {
             CRITICAL: 0.0,
             NEWCOMER: policy.kept_for_critical,
@@ -206,7 +227,7 @@ class Judge:
         for case in self.waiting.values():
             if case.job.tier is tier:
                 other = first.setdefault(case.job.tenant, case)
-                if (case.job.due_s, case.number) < (other.job.due_s, other.number):
+                if case.place < other.place:
                     first[case.job.tenant] = case
         return sorted(
             first.values(),
@@ -238,21 +259,56 @@ class Judge:
         return may, seen
 
     def _follow(self, decisions: Iterable[Decision]) -> None:
-        grants = list(decisions)
+        grants, preempted = list(decisions), list[Preempt]()
         for decision in grants:
+            if isinstance(decision, Preempt):
+                preempted.append(decision)
+                continue
             assert isinstance(decision, Grant), f"nobody should hear {decision}"
+            if preempted:
+                self._follow_exchange(preempted, decision)
+                preempted = []
+                continue
             may, seen = self.turns()
-            case = next((case for case in may if self._where(case)), None)
+            case = next((case for case in may if self.where(case)), None)
             assert case is not None, f"nobody may go, and {decision.job} does"
             assert decision.job == case.job.id, f"{case.job.id} is next, not {decision.job}"
-            assert decision.engine in self._where(case), f"{decision.engine} is not the emptiest"
+            assert decision.engine in self.where(case), f"{decision.engine} is not the emptiest"
+            exchanges.nobody_is_kept_waiting(self, case)
             self._grant(case, decision.engine, seen)
+        assert not preempted, f"{preempted} were made for nobody"
         # What streams changes the order; of those behind the first nobody is looked for each time.
         may, _ = self.turns(firsts_only=not grants)
         for case in may:
-            assert not self._where(case), f"{case.job.id} was not granted"
+            assert not self.where(case), f"{case.job.id} was not granted"
+        _, seen = self.turns()
+        if grants or (seen and exchanges.helped(self) is seen[0]):
+            exchanges.nobody_is_kept_waiting(self, None)
 
-    def _where(self, case: Case) -> set[EngineName]:
+    def _patience_end_s(self, case: Case) -> float:
+        return case.since_s + self.policy.preempt_after_s.get(case.job.tier, math.inf)
+
+    def _follow_exchange(self, preempted: list[Preempt], grant: Grant) -> None:
+        _, seen = self.turns()
+        case, victims = exchanges.judged(self, preempted, grant)
+        for victim in victims:
+            self.laws.preempted(victim.job)
+            self._leave_engine(victim)
+            self.preempted[victim.job.id] = victim
+        self._grant(case, grant.engine, seen)
+
+    def _leave_engine(self, case: Case) -> None:
+        del self.running[case.job.id]
+        if case.paid is not None:
+            service = self._prompt_service(case.job)
+            service += self.policy.output_weight * case.generated
+            self._add_credit(case.paid - service * (1 - self.policy.batch_share_min))
+
+    def _prompt_service(self, job: Job) -> float:
+        """Once, however often it is read."""
+        return 0.0 if job.preemptions else self.policy.input_weight * job.prompt_tokens
+
+    def where(self, case: Case) -> set[EngineName]:
         """The emptiest engines that it fits into."""
         level = self.level(case.job)
         free = {
@@ -274,7 +330,7 @@ class Judge:
         if case.job.tier is Tier.BATCH and others_wait:
             case.paid = case.service * (1 - self.policy.batch_share_min)
             self._add_credit(-case.paid)
-        self._charge(case.job, max(1.0, self.policy.input_weight * case.job.prompt_tokens))
+        self._charge(case.job, max(1.0, self._prompt_service(case.job)))
 
     def _evicted(
         self, lost: list[JobId], reason: EvictReason, decisions: list[Decision]

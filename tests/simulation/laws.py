@@ -16,6 +16,7 @@ PASSES_EVER = 8
 """Grants to those who may go no further that may take room before the eyes of a job which is the
 first of its class."""
 LEAD_MAX = 2048.0
+PREEMPTIONS_EVER = 2
 
 Pair = tuple[Tier, str, str]
 
@@ -40,6 +41,7 @@ class Laws:
         #: Lowest and highest difference of two tenants since both have work that waits.
         self._gaps: dict[Pair, tuple[float, float]] = {}
         self._passes: Counter[JobId] = Counter()
+        self._preemptions: Counter[JobId] = Counter()
 
     def submitted(self, job_id: JobId) -> None:
         assert not self.open[job_id], f"{job_id} is there twice"
@@ -49,6 +51,14 @@ class Laws:
         self.open[job_id] -= 1
         assert not self.open[job_id], f"{job_id} has ended twice"
         self._passes.pop(job_id, None)
+        self._preemptions.pop(job_id, None)
+
+    def preempted(self, job: Job) -> None:
+        """It gave its place up, and has not ended."""
+        assert job.tier is Tier.BATCH, f"{job.id} is no batch work"
+        assert job.may_give_way, f"{job.id} cannot go on elsewhere"
+        self._preemptions[job.id] += 1
+        assert self._preemptions[job.id] <= PREEMPTIONS_EVER, f"{job.id} gives way for ever"
 
     def judge_grant(self, judge: Judge, case: Case, engine: EngineName) -> None:
         """Before it is carried out."""

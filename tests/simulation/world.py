@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
 from infer_daemon.scheduling.core import Core
-from infer_daemon.scheduling.decisions import Decision, Evict, Grant, Reject
+from infer_daemon.scheduling.decisions import Decision, Evict, Grant, Preempt, Reject
 from infer_daemon.scheduling.outlook import Outlook, snapshot
 from infer_daemon.scheduling.policy import Policy
 from tests.simulation.engine import Progress, SimEngine
@@ -34,10 +34,13 @@ class World:
         self.time_s, self.shift_s = 0.0, 0.0
         self.is_coarse = chance.random() < 0.2
         self.jumps = chance.random() < 0.15
+        self.preemptions = 0
         self.jobs_left = chance.choice([10, 30, 60, 100])
         self.policy = self._some_policy()
         self.core, self.judge = Core(self.policy), Judge(self.policy)
         self._note_policy()
+        #: Outputs that jobs have before them which gave their places up.
+        self._left: dict[JobId, list[int]] = {}
         self.engines = [self._some_engine(name) for name in "abc"[: chance.choice([1, 1, 2, 3])]]
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = 0
@@ -62,6 +65,11 @@ class World:
             kept_for_critical=chance.choice([0.0, 0.05, 0.2]),
             kept_for_newcomers=0.0 if self.is_uniform else kept,
             kept_from_batch=chance.choice([0.0, 0.15]),
+            preempt_after_s={
+                tier: chance.choice([0.0, 0.5, 2.0])
+                for tier in (Tier.CRITICAL, Tier.INTERACTIVE)
+                if chance.random() < 0.7
+            },
         )
 
     def _some_limits(self) -> WindowLimits:
@@ -91,10 +99,12 @@ class World:
             prompt = chance.choice([0, 10, 10, 40, 40, 250]) * scale
             output = chance.choice([0, 5, 40, 40, 100]) * scale
             seqs = chance.choice([1, 1, 1, 1, 1, 2, 3, 7])
+        tier = chance.choice(self.tiers[tenant])
         return Job(
             id=self._fresh_id(),
             tenant=tenant,
-            tier=chance.choice(self.tiers[tenant]),
+            tier=tier,
+            may_give_way=tier is Tier.BATCH and not self.is_uniform and chance.random() < 0.8,
             model=chance.choice("mn"),
             seqs=seqs,
             prompt_tokens=prompt,
@@ -162,8 +172,9 @@ class World:
             self._soon(1.0, lambda: self._arrive(tenant))
 
     def _submit(self, job: Job) -> None:
-        decisions = self.core.submit(job, self._now_s())
-        self.judge.submit(job, decisions)
+        now_s = self._now_s()
+        decisions = self.core.submit(job, now_s)
+        self.judge.submit(job, now_s, decisions)
         if self.chance.random() < 0.1:
             self._soon(2.0, lambda: self._cancel(job.id))
         self._carry_out(decisions)
@@ -172,19 +183,22 @@ class World:
         """Of a job that waits, runs, or is no more."""
         for engine in self.engines:
             engine.jobs.pop(job_id, None)
+        self._left.pop(job_id, None)
         decisions = self.core.cancel(job_id, self._now_s())
         self.judge.cancel(job_id, decisions)
         self._carry_out(decisions)
 
     def _carry_out(self, decisions: list[Decision]) -> None:
         """Like the shell: all of them, before the next event."""
-        cancelled = []
+        cancelled, preempted = [], []
         for decision in decisions:
             match decision:
                 case Grant(job=job_id, engine=name):
                     self._enter(self.core.running[job_id].job, name)
                     if self.chance.random() < 0.03:
                         cancelled.append(job_id)
+                case Preempt(job=job_id):
+                    preempted.append(self._take_out(job_id))
                 case Evict() | Reject():
                     pass
         self.judge.compare(self.core)
@@ -192,6 +206,38 @@ class World:
             self._look()
         for job_id in cancelled:
             self._cancel(job_id)
+        for job in preempted:
+            self._come_back(job)
+
+    def _take_out(self, job_id: JobId) -> Job:
+        """What is left to do of a job that gave its place up."""
+        self.preemptions += 1
+        (progress,) = (e.jobs.pop(job_id) for e in self.engines if job_id in e.jobs)
+        job, left = progress.job, progress.outputs_left
+        # A cut before the last token was told: it comes again.
+        left = self._left[job_id] = left if any(left) else [1] * job.seqs
+        made = math.ceil(self.judge.preempted[job_id].generated / job.seqs)
+        return replace(
+            job,
+            prompt_tokens=job.prompt_tokens + made,
+            output_tokens_max=max(job.output_tokens_max - made, *left),
+            is_resumed=True,
+            preemptions=job.preemptions + 1,
+        )
+
+    def _come_back(self, job: Job) -> None:
+        """At once, or when its reader has time; or it was given up."""
+        if self.chance.random() < 0.1:
+            self._cancel(job.id)
+        elif self.chance.random() < 0.2:
+            self._soon(1.0, lambda: self._submit_again(job))
+        else:
+            self._submit_again(job)
+
+    def _submit_again(self, job: Job) -> None:
+        if job.id in self.judge.preempted:  # not given up meanwhile
+            deadline_s = max(job.deadline_s, self._now_s() + 60.0)
+            self._submit(replace(job, deadline_s=deadline_s))
 
     def _look(self) -> None:
         """Looking changes nothing, and foretells nothing impossible."""
@@ -211,6 +257,7 @@ class World:
         (engine,) = (engine for engine in self.engines if engine.name == name)
         habit = 1.0 if self.is_uniform else self.habits[job.tenant] * self.chance.choice([0.5, 1])
         lengths = [math.ceil(job.output_tokens_max * habit) for _ in range(job.seqs)]
+        lengths = self._left.pop(job.id, lengths)
         if self.chance.random() < 0.02:
             lengths[0] += 1  # longer than it was asked for
         engine.jobs[job.id] = Progress(job, job.prompt_tokens, lengths)
@@ -308,6 +355,7 @@ class World:
     def _nothing_is_left(self) -> None:
         core, judge = self.core, self.judge
         assert not judge.laws.open.total(), f"never ended: {+judge.laws.open}"
+        assert not judge.preempted
         assert not core.waiting
         assert not core.running
         assert not core.inside

@@ -299,3 +299,68 @@ async def test_a_job_that_is_not_queued_is_told_why(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Giving way.
+
+PREEMPTING = Policy(
+    queue_len_max=9,
+    kept_for_critical=0,
+    kept_for_newcomers=0,
+    kept_from_batch=0,
+    preempt_after_s={Tier.CRITICAL: 1.0},
+)
+
+
+@pytest.fixture
+async def preempted(scheduler: Scheduler) -> list[tuple[JobId, Tier]]:
+    """Who is told to leave, and for whom."""
+    told: list[tuple[JobId, Tier]] = []
+    scheduler.change(PREEMPTING)
+    scheduler.when_preempted(lambda job_id, tier: told.append((job_id, tier)))
+    return told
+
+
+async def test_batch_work_is_told_to_leave_when_the_others_patience_ends(
+    scheduler: Scheduler, job: MakeJob, preempted: list[tuple[JobId, Tier]]
+) -> None:
+    await scheduler.turn(job("b", tier=Tier.BATCH, may_give_way=True))
+    urgent = await begin(scheduler.turn(job("u", tier=Tier.CRITICAL)))
+    await asyncio.sleep(0.99)
+    assert not urgent.done()
+    assert preempted == []
+
+    assert await urgent == A
+    assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+    assert preempted == [(JobId("b"), Tier.CRITICAL)]
+    scheduler.cancel(JobId("b"))
+    scheduler.finish(JobId("u"))
+    assert_empty(scheduler)
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_job_that_gives_way_before_it_knows_of_its_turn_waits_for_another(
+    scheduler: Scheduler,
+    job: MakeJob,
+    preempted: list[tuple[JobId, Tier]],
+    is_given_up: bool,
+) -> None:
+    scheduler.resize(A, WindowLimits(seqs=2))
+    await scheduler.turn(job("i1"))
+    await scheduler.turn(job("i2"))
+    urgent = await begin(scheduler.turn(job("u", tier=Tier.CRITICAL, seqs=2)))
+    batch = await begin(scheduler.turn(job("b", tier=Tier.BATCH, may_give_way=True)))
+    await asyncio.sleep(2)
+    scheduler.finish(JobId("i1"))  # the turn of the batch job, which is not told at once
+    scheduler.finish(JobId("i2"))
+    assert preempted == [(JobId("b"), Tier.CRITICAL)]
+    if is_given_up:
+        scheduler.cancel(JobId("b"))
+
+    assert await urgent == A
+    await asyncio.sleep(0)
+    assert (scheduler.waiting, batch.done()) == (int(not is_given_up), is_given_up)
+    scheduler.finish(JobId("u"))
+    assert await batch == A
+    scheduler.finish(JobId("b"))
+    assert_empty(scheduler)
