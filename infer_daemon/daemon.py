@@ -38,7 +38,7 @@ from infer_daemon.ledger.refusals import DoorRefusals
 from infer_daemon.ledger.reports.desk import Desk
 from infer_daemon.ledger.stopwatch import Stopwatch, placement
 from infer_daemon.ledger.store import DATABASE
-from infer_daemon.live import Live, Source, budgets, policy, prices, windows
+from infer_daemon.live import Live, Source, budgets, policy, prices, stage_limits, windows
 from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
@@ -122,6 +122,8 @@ class Daemon:
             )
             for name, scheduler in self.schedulers.items()
         }
+        for pool in self.pools.values():
+            pool.gate.limit_stages(stage_limits(settings))
         self.fleet = Fleet(settings.engines, self._plans(), self._registry_of, self._on_engine)
         self.path = RequestPath(
             tenants=self.tenants,

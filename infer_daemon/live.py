@@ -9,8 +9,9 @@ import msgspec
 import structlog
 
 from infer_daemon.admission.admission import Admission
-from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.jobs import EngineName, Tier
 from infer_daemon.engines.pool import Pool
+from infer_daemon.engines.timeouts import StageLimits
 from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.periods import Period
@@ -111,6 +112,7 @@ class Live:
         for pool in parts.pools.values():
             pool.change(windows(merged))
             pool.gate.fanout_max = merged.scheduling.fanout_max
+            pool.gate.limit_stages(stage_limits(merged))
         return Reloaded(source, applied, needs_restart)
 
 
@@ -127,6 +129,24 @@ def policy(settings: Settings) -> Policy:
         kept_for_critical=section.kept_for_critical,
         kept_for_newcomers=section.kept_for_newcomers,
         kept_from_batch=section.kept_from_batch,
+        preempt_after_s={
+            tier: after_ms / 1e3
+            for tier, after_ms in (
+                (Tier.CRITICAL, section.critical_preempt_after_ms),
+                (Tier.INTERACTIVE, section.interactive_preempt_after_ms),
+            )
+            if after_ms != "never"
+        },
+    )
+
+
+def stage_limits(settings: Settings) -> StageLimits:
+    """How long the stages of a call may take."""
+    section = settings.scheduling
+    return StageLimits(
+        first_token_s=section.first_token_timeout_s,
+        token_gap_s=section.token_gap_timeout_s,
+        total_s=section.total_timeout_s,
     )
 
 

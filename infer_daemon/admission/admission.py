@@ -215,8 +215,8 @@ class Admission:
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
             granted_s, begun_s = record.granted_s, record.first_token_s
-            # One whose engine died may have waited for another before it began.
-            was_delayed = record.waste_continuation_tokens > 0
+            # One whose engine died, or was somebody else's, may have waited before it began.
+            was_delayed = record.waste_continuation_tokens + record.waste_preemption_tokens > 0
             if granted_s is not None and begun_s is not None and not was_delayed:
                 begin_s = begun_s - granted_s
                 self._begin_s[ticket.pool] += LEARN * (begin_s - self._begin_s[ticket.pool])

@@ -35,9 +35,12 @@
     ├── Evicted                     503: was queued and gave its place up
     │   ├── WaitedTooLong           503 waited_too_long
     │   ├── PoolLost                503 no_engine
+    │   ├── TotalTimeout            504 total_timeout
     │   └── CutShort                503 cut_short
     ├── EngineError
     │   ├── EngineDied              503 engine_died
+    │   ├── FirstTokenTimeout       504 first_token_timeout
+    │   ├── TokenTimeout            504 token_timeout
     │   ├── KillsEngines            500 request_kills_engines
     │   └── EngineFault             500 engine_fault
     └── FrontendError               whatever a front end worked out itself
@@ -306,6 +309,13 @@ class PoolLost(Evicted):
     code = "no_engine"
 
 
+class TotalTimeout(Evicted):
+    """The request took longer than any may."""
+
+    status = 504
+    code = "total_timeout"
+
+
 class CutShort(Evicted):
     """The daemon shut down before this request was done."""
 
@@ -323,6 +333,20 @@ class EngineDied(EngineError):
 
     status = 503
     code = "engine_died"
+
+
+class FirstTokenTimeout(EngineError):
+    """The engine took too long to begin its answer."""
+
+    status = 504
+    code = "first_token_timeout"
+
+
+class TokenTimeout(EngineError):
+    """The engine took too long to go on with its answer."""
+
+    status = 504
+    code = "token_timeout"
 
 
 class KillsEngines(EngineError):

@@ -8,11 +8,13 @@ from infer_daemon.domain.errors import (
     DaemonError,
     EngineDied,
     EngineFault,
+    FirstTokenTimeout,
     LoadFailed,
     ModelNotReady,
     PoolLost,
     PromptTooLong,
     QueueFull,
+    TokenTimeout,
     WaitedTooLong,
     WouldWaitTooLong,
 )
@@ -24,6 +26,7 @@ class FailureClass(StrEnum):
     DEAD = "dead"
     """None of its engines is alive, or the last one died or stalled."""
     TIMEOUT = "timeout"
+    """An engine took too long to begin its answer, or to go on with it."""
     OVERLOAD = "overload"
     """No room, or no turn in time."""
     LOAD_FAILED = "load_failed"
@@ -45,6 +48,8 @@ _CLASSES: tuple[tuple[type[DaemonError], FailureClass], ...] = (
     (PoolLost, FailureClass.DEAD),
     (EngineDied, FailureClass.DEAD),
     (EngineFault, FailureClass.DEAD),
+    (FirstTokenTimeout, FailureClass.TIMEOUT),
+    (TokenTimeout, FailureClass.TIMEOUT),
     (WouldWaitTooLong, FailureClass.OVERLOAD),
     (QueueFull, FailureClass.OVERLOAD),
     (WaitedTooLong, FailureClass.OVERLOAD),

@@ -175,6 +175,15 @@ def next_step(
     )
 
 
+def is_exact(prompt_tokens: int, sampling: Sampling, target: Target) -> bool:
+    """Whether a call of one sequence may be cut anywhere, goes on, and comes to the same as if it
+    had not been."""
+    if sampling.n != 1 or sampling.has_grammar:
+        return False
+    has_room = prompt_tokens + sampling.max_tokens <= target.context_tokens
+    return has_room and not _inexact((0,), sampling, target)
+
+
 def child_seed(sampling: Sampling, index: int) -> int | None:
     """The seed of one of `n` sequences, as vLLM gives them out."""
     return None if sampling.seed is None else sampling.seed + index

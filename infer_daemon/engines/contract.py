@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.features import Feature
-from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
+from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.steps import Step
 from infer_daemon.engines.continuing import Continue, Generated, Sampling, Target
@@ -287,6 +287,9 @@ class Turns(Protocol):
     async def turn(self, job: Job) -> EngineName:
         """Wait for a turn; raises a `DaemonError` where there will be none."""
 
+    def when_preempted(self, tell: Callable[[JobId, Tier], None]) -> None:
+        """Whom to tell of jobs that must leave their engines, for work of which class."""
+
     def token(self, job_id: JobId, count: int) -> None:
         """A running job has generated that many tokens."""
 
@@ -342,3 +345,6 @@ class Meter(Protocol):
         self, record: RequestRecord, *, new_tokens: int, gap_s: float | None, now_s: float
     ) -> None:
         """`new_tokens` arrived for a request, `gap_s` after the call's previous ones."""
+
+    def on_preempted(self, tier: Tier) -> None:
+        """A call gave its place up to work of that class."""

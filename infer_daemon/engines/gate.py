@@ -5,9 +5,10 @@ engine that the scheduler names, is metered as its outputs arrive, and gives its
 engine is done with it, whether or not anybody still reads.
 
 A call whose engine dies is given to another: begun again if its client has seen nothing of it, else
-continued. It waits for its turn as before, within the patience that it came with. One that its
-engine has failed, and of which nothing was read, is begun again in an engine that has not, as often
-as the budget for that allows.
+continued. It waits for its turn as before, within the patience that it came with. So does one whose
+place is given to more urgent work, and that is always continued. One that its engine has failed,
+and of which nothing was read, is begun again in an engine that has not, as often as the budget for
+that allows.
 """
 
 import asyncio
@@ -24,14 +25,16 @@ from infer_daemon.domain.errors import (
     ModelNotReady,
     PoolLost,
 )
-from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
+from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Admit, Engine, Judging, Meter, Timing, Turns, Work
 from infer_daemon.engines.health import Health
+from infer_daemon.engines.jobs import job_again, job_of
 from infer_daemon.engines.mailbox import Lost, Mailbox
 from infer_daemon.engines.pacing import wait_to_begin
 from infer_daemon.engines.quarantine import Quarantine
 from infer_daemon.engines.resuming import Resumption, resumption
+from infer_daemon.engines.timeouts import Stage, StageLimits, Sweep
 
 
 class Gate:
@@ -69,14 +72,28 @@ class Gate:
         self.fanout_max = fanout_max
         """Most generations of one request; may be changed."""
         self._calls: set[EngineCall] = set()
+        self._sweep = Sweep(self._calls, when_ended=lambda: self.quarantine.review())
         self._ended_with: DaemonError | None = None
         self._is_shut = is_shut
         self.quarantine = Quarantine(
             turns, engines, limits_of=limits_of, count=count, requests_in=self._requests_in
         )
+        turns.when_preempted(self._preempted)
 
     def _requests_in(self, engine: Engine) -> set[str]:
         return {call.request for call in self._calls if call.engine is engine}
+
+    def limit_stages(self, limits: StageLimits) -> None:
+        """How long the stages of a call may take, of those too that are under way."""
+        self._sweep.change(limits)
+
+    def _preempted(self, job_id: JobId, tier: Tier) -> None:
+        """Told by the scheduler; it may have ended in the same moment."""
+        for call in self._calls:
+            if call.id == job_id:
+                if call.give_way(tier):
+                    self._meter.on_preempted(tier)
+                return
 
     def windows_changed(self) -> None:
         """The pool has opened or closed windows. A suspect that is left with the last engine is
@@ -122,6 +139,7 @@ class Gate:
             record.refusal = record.refusal or error
             raise work.as_refusal(error) from error
         self._calls.add(call)
+        self._sweep.watch(call)
         return call
 
     def _admitted(self, work: Work, record: RequestRecord) -> Work:
@@ -160,7 +178,7 @@ class Gate:
         # What is slow to check is checked before anything is taken from those who wait.
         if (engine := next(iter(self._engines.values()), None)) is not None:
             await engine.check(work)
-        return await self._enter_one(_job(work, record), work, record, mailbox)
+        return await self._enter_one(job_of(work, record), work, record, mailbox)
 
     def may_retry(self, failed_on: frozenset[EngineName], last: EngineName, tenant: str) -> bool:
         """Whether a call that these engines have failed may be begun again: another takes calls,
@@ -175,31 +193,31 @@ class Gate:
         mailbox: Mailbox,
         avoids: frozenset[EngineName],
     ) -> Engine:
-        """Wait for a turn in another engine, or in this one when it has been started again. The
-        patience that the request came with begins anew: it has waited for its first turn only.
+        """Wait for a turn in another engine, or in this one when it has room or has been started
+        again.
 
         Args: avoids: engines that have failed the call.
 
         Raises:
             DaemonError: there will be no other, or it would not take it.
         """
-        if self._is_shut() and record.can_fall_back() and not mailbox.has_sent:
+        if self._is_shut() and mailbox.is_replaceable and record.can_fall_back():
             raise EngineDied(retry_after_s=10)
-        work = next_leg.work
+        work, was_preempted = next_leg.work, mailbox.was_preempted
         mailbox.go_on(work)
         is_alone = self.quarantine.must_be_alone(record.id)
-        patience_s = max(0.0, record.deadline_s - record.accepted_s)
-        deadline_s = max(record.deadline_s, record.clock() + patience_s)
-        job = _job(work, record)
-        job = replace(job, deadline_s=deadline_s, is_resumed=True, avoids=avoids)
+        job = job_again(work, record, preemptions=mailbox.preemptions, avoids=avoids)
         try:
             if is_alone:
-                engine = await self._enter_alone(deadline_s, work, record, mailbox)
+                engine = await self._enter_alone(job.deadline_s, work, record, mailbox)
             else:
                 engine = await self._enter_one(job, work, record, mailbox)
         except (ModelNotReady, PoolLost) as error:
             raise EngineDied(retry_after_s=error.retry_after_s) from error
-        record.waste_continuation_tokens += next_leg.waste_tokens
+        if was_preempted:
+            record.waste_preemption_tokens += next_leg.waste_tokens
+        else:
+            record.waste_continuation_tokens += next_leg.waste_tokens
         for what in sorted(next_leg.inexact):
             record.note(f"continued, {what} not as without interruption")
         return engine
@@ -282,7 +300,8 @@ class Gate:
                 raise
         except EngineFault as fault:
             await engine.abort(work.id)
-            mailbox.fail(fault)  # its reader has it begin again, if that may be
+            if not mailbox.is_lost:  # it gave way, and fails nowhere
+                mailbox.fail(fault)  # its reader has it begin again, if that may be
         except BaseException:
             await engine.abort(work.id)
             raise
@@ -301,20 +320,6 @@ class _Closed(Exception):
     """The breaker has opened, or the probe was given away, since the turn came."""
 
 
-def _job(work: Work, record: RequestRecord) -> Job:
-    return Job(
-        id=work.id,
-        tenant=record.tenant,
-        tier=record.tier,
-        model=record.served_model,
-        seqs=work.seqs,
-        prompt_tokens=work.prompt_tokens,
-        output_tokens_max=work.output_tokens_max,
-        due_s=record.due_s,
-        deadline_s=record.deadline_s,
-    )
-
-
 class EngineCall:
     """One engine call. An object and not a generator, since it must be possible to close it while
     another task waits for its next output, and before it was ever started."""
@@ -327,6 +332,8 @@ class EngineCall:
         self.engine: Engine | None = None
         """The one that has it, or had when it died."""
         self._failed_on: frozenset[EngineName] = frozenset()
+        self._stopping: asyncio.Task[None] | None = None
+        """An engine that lives is told to stop its work on it."""
         self._is_closed = False
         #: Set once the engine was told that this is closed, if it had to be.
         self._is_out: asyncio.Event | None = None
@@ -390,29 +397,54 @@ class EngineCall:
                 await self._go_on(mailbox, lost.why)
 
     async def _go_on(self, mailbox: Mailbox, why: DaemonError) -> None:
-        """In another engine, after this one has lost the call."""
-        gate, record, engine = self._gate, self._record, self.engine
-        assert engine is not None, "it was lost by an engine"
+        """In another engine, after this one has lost the call, or once it gave way."""
         is_fault = isinstance(why, EngineFault)
-        record.note(f"{'failed by' if is_fault else 'lost'} {engine.name}")
-        if is_fault:
-            has_failed_twice = engine.name in self._failed_on
-            self._failed_on |= {engine.name}
-            if has_failed_twice or not gate.may_retry(self._failed_on, engine.name, record.tenant):
-                raise why
-        elif not mailbox.was_taken_back:
-            record.deaths += 1
-            gate.quarantine.died(engine)
-        next_leg = resumption(self._work, has_sent=mailbox.has_sent)
+        if not mailbox.was_preempted:
+            self._was_lost(mailbox, why)
+        next_leg = resumption(self._work, has_sent=mailbox.keeps)
         if is_fault or mailbox.was_taken_back:
-            await engine.abort(self._work.id)
+            self._stop_engine()
+        await self._stopped()
         self.engine = None
         try:
-            self.engine = await gate.resume(next_leg, record, mailbox, self._failed_on)
+            self.engine = await self._gate.resume(next_leg, self._record, mailbox, self._failed_on)
         except EngineDied:
             if is_fault:
                 raise why from None  # what it was tried again for
             raise
+
+    def _was_lost(self, mailbox: Mailbox, why: DaemonError) -> None:
+        """What is to be known of an engine that has lost the call.
+
+        Raises:
+            DaemonError: it has failed it, and it may not be tried again.
+        """
+        gate, record, engine = self._gate, self._record, self.engine
+        assert engine is not None, "it was lost by an engine"
+        if isinstance(why, EngineFault):
+            record.note(f"failed by {engine.name}")
+            has_failed_twice = engine.name in self._failed_on
+            self._failed_on |= {engine.name}
+            if has_failed_twice or not gate.may_retry(self._failed_on, engine.name, record.tenant):
+                raise why
+            return
+        record.note(f"lost {engine.name}")
+        if not mailbox.was_taken_back:
+            record.deaths += 1
+            gate.quarantine.died(engine)
+
+    def _stop_engine(self) -> None:
+        """Have the engine stop now: its room is somebody else's, whenever the reader comes."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            name = f"abort-{self._work.id}"
+            self._stopping = asyncio.create_task(engine.abort(self._work.id), name=name)
+
+    async def _stopped(self) -> None:
+        """Wait until no engine works on it that was told to stop."""
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+            self._stopping = None
 
     @property
     def request(self) -> str:
@@ -423,19 +455,39 @@ class EngineCall:
     def may_fall_back(self) -> bool:
         """Whether it waits, nothing of it was sent, and another model could answer instead."""
         mailbox = self._mailbox
-        is_free = mailbox is None or (mailbox.waits and not mailbox.has_sent)
+        is_free = mailbox is None or (mailbox.waits and mailbox.is_replaceable)
         return is_free and self._record.can_fall_back()
+
+    @property
+    def stage(self) -> Stage | None:
+        """See `timeouts.Timed`."""
+        if self._ended_with is not None or self._is_closed:
+            return None
+        if self._mailbox is None:
+            return Stage(self._record.accepted_s, None, has_output=False)
+        return self._mailbox.stage
 
     def take_back(self) -> None:
         """Take the call from its engine; it goes on in another when its reader comes for it."""
         if self._mailbox is not None:
             self._mailbox.take_back()
 
+    def give_way(self, tier: Tier) -> bool:
+        """Its place is wanted for work of that class: it goes on later. Returns whether it did not
+        leave by itself in this moment."""
+        mailbox = self._mailbox
+        if self._is_closed or mailbox is None or mailbox.is_finished or mailbox.is_lost:
+            return False
+        mailbox.give_way(tier)
+        self._stop_engine()
+        return True
+
     def end(self, error: DaemonError) -> None:
         """Fail the call with this error; its reader is told after everything that came before."""
         self._ended_with = error
         if self._mailbox is not None:
             self._mailbox.fail(error)
+            self._stop_engine()
 
     async def aclose(self) -> None:
         """Stop the call, wherever it is: its place in the queue, its work in the engine.
@@ -454,6 +506,7 @@ class EngineCall:
         try:
             if engine is not None:
                 await engine.abort(self._work.id)
+            await self._stopped()
         finally:
             mailbox.close()
             self._forget()

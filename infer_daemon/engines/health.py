@@ -16,7 +16,13 @@ from typing import Protocol
 
 import structlog
 
-from infer_daemon.domain.errors import EngineDied, EngineFault, ModelNotReady
+from infer_daemon.domain.errors import (
+    EngineDied,
+    EngineFault,
+    FirstTokenTimeout,
+    ModelNotReady,
+    TokenTimeout,
+)
 from infer_daemon.domain.jobs import EngineName, WindowLimits
 from infer_daemon.engines.breaker import (
     Breaker,
@@ -241,6 +247,8 @@ def ending_of(error: Exception) -> Ending:
             return Ending.FAULT
         case ModelNotReady():
             return Ending.LOAD_FAILED
+        case FirstTokenTimeout() | TokenTimeout():
+            return Ending.TIMEOUT
         case _:
             return Ending.CLIENT
 

@@ -11,11 +11,14 @@ import asyncio
 from typing import Any
 
 from infer_daemon.domain.errors import DaemonError, EngineDied, EngineFault
-from infer_daemon.domain.jobs import EngineName
+from infer_daemon.domain.jobs import EngineName, Tier
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.breaker import Ending
 from infer_daemon.engines.contract import Judging, Meter, Timing, Turns, Work
 from infer_daemon.engines.health import Visit, ending_of
+from infer_daemon.engines.timeouts import Stage
+
+_FOR = {Tier.CRITICAL: "a critical", Tier.INTERACTIVE: "an interactive", Tier.BATCH: "a batch"}
 
 
 class Lost(Exception):
@@ -83,10 +86,14 @@ class Mailbox:
         """Whether its reader has been given something that a client may have seen."""
         self.was_taken_back = False
         """Whether the call was lost to an engine that lives, and still has it."""
+        self.was_preempted = False
+        """Whether that was for more urgent work; until another engine has it."""
+        self.preemptions = 0
+        """How often it gave its place up."""
         self.waits = True
         """Whether it is in no engine, nor being given to one."""
         self.was_resumed = False
-        """Whether it was given to more than one engine."""
+        """Whether an engine has lost or failed it: to have given way is neither."""
         self._begins_again = False
         self._tokens = 0
         self._is_first_of_record = False
@@ -95,6 +102,10 @@ class Mailbox:
         self.is_closed = False
         """Whether it was closed before the engine was done."""
         self._last_tokens_s: float | None = None
+        self._quiet_since_s: float | None = None
+        """Since when its engine owes it an output; None while no engine has it."""
+        self._has_begun = False
+        """Whether that engine has given it any."""
         self._cached_tokens = 0
         self._ready = asyncio.Event()
 
@@ -108,22 +119,43 @@ class Mailbox:
         """Whether its engine has died under it, and it was not given to another yet."""
         return self._lost is not None
 
+    @property
+    def stage(self) -> Stage | None:
+        """See `timeouts.Timed`."""
+        if self._finished:
+            return None
+        return Stage(self._record.accepted_s, self._quiet_since_s, self._has_begun)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it goes on from what there is, once it was lost; else it begins again."""
+        return self.has_sent or (self.was_preempted and self._tokens > 0)
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether another model may answer instead, while it has no engine: nothing of it was sent,
+        and it did not leave for a while only."""
+        return not self.has_sent and not self.was_preempted
+
     def enter(self, engine: EngineName, visit: Visit | None = None) -> Slot:
         """The call is given to an engine now, unless it is over already.
 
         Args: visit: told how the call leaves the engine.
         """
+        self.was_preempted = False
         if self._begins_again:
             self._forget()
         if not self._finished:
             work = self._work
+            self._quiet_since_s, self._has_begun = self._record.clock(), False
             self._timing.enter(engine, work.id, prompt_tokens=work.prompt_tokens, seqs=work.seqs)
         self.slot, self._visit = Slot(self), visit
         return self.slot
 
     def leave(self, ending: Ending = Ending.CLIENT) -> None:
         """The engine has it no more, or did not take it."""
-        self.slot, self.waits = None, True
+        self.slot = self._quiet_since_s = None
+        self.waits = True
         if self._visit is not None:
             self._visit.end(ending)
             self._visit = None
@@ -135,11 +167,22 @@ class Mailbox:
             self.was_taken_back = True
             self.fail(EngineDied(retry_after_s=10))
 
+    def give_way(self, tier: Tier) -> None:
+        """Its place is now that of work of this class: it leaves the engine that it is in, with all
+        that there is of it."""
+        self.preemptions += 1
+        self._record.note(f"preempted for {_FOR[tier]} request")
+        if self.slot is not None and not self._finished:
+            self.was_preempted = True
+            self.take_back()
+
     def go_on(self, work: Work) -> None:
-        """Another engine is to go on with it. If nothing of the call was sent, that begins from
-        scratch, and what there is was made in vain."""
-        self._work, self._lost, self.was_resumed = work, None, True
-        self.was_taken_back, self._begins_again = False, not self.has_sent
+        """Another engine is to go on with it. What is not kept begins from scratch, and what there
+        is of it was made in vain."""
+        self._work, self._lost = work, None
+        self._begins_again = not self.keeps
+        self.was_resumed = self.was_resumed or not self.was_preempted
+        self.was_taken_back = False
         self._ready.clear()
 
     def _forget(self) -> None:
@@ -160,6 +203,7 @@ class Mailbox:
             return  # an output that crossed our abort
         record = self._record
         now_s = record.clock()
+        self._quiet_since_s = now_s
         if new_tokens:
             last_s = self._last_tokens_s
             self._last_tokens_s = record.last_token_s = now_s
@@ -169,11 +213,10 @@ class Mailbox:
             gap_s = None if last_s is None or self._work.seqs > 1 else now_s - last_s
             self._meter.on_tokens(record, new_tokens=new_tokens, gap_s=gap_s, now_s=now_s)
             self._turns.token(self._work.id, new_tokens)
+        if not self._has_begun:
+            self._begin()
         if not self._has_output:
             self._has_output = True
-            self._timing.first_output(self._work.id)
-            if self._visit is not None:
-                self._visit.first_output()
             if record.first_token_s is None:
                 record.first_token_s = now_s
                 self._is_first_of_record = True
@@ -191,6 +234,13 @@ class Mailbox:
                 self._judge.ended(record.served_model, self._work.progress)
         if finished or self._work.wants == "deltas":
             self._ready.set()
+
+    def _begin(self) -> None:
+        """The engine that has the call has read its prompt."""
+        self._has_begun = True
+        self._timing.first_output(self._work.id)
+        if self._visit is not None:
+            self._visit.first_output()
 
     def fail(self, error: Exception) -> None:
         """The engine gave up on this call."""
@@ -219,7 +269,8 @@ class Mailbox:
             await self._ready.wait()
         if self._lost is not None and not self._finished:
             # What nobody has begun to read is not read any more: it will be made anew.
-            if not self.has_sent or self._unread is None:
+            is_begun = self.keeps and self._work.wants == "deltas"
+            if not is_begun or self._unread is None:
                 raise Lost(self._lost) from self._lost
         else:
             self._ready.clear()

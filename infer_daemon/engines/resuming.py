@@ -9,6 +9,7 @@ from infer_daemon.engines.continuing import (
     Leg,
     Refuse,
     Rerun,
+    is_exact,
     next_step,
 )
 from infer_daemon.engines.contract import Progress, Work
@@ -52,6 +53,14 @@ def resumption(work: Work, *, has_sent: bool) -> Resumption:
             )
         case Refuse(reason=reason):
             raise EngineDied(reason)
+
+
+def may_give_way(work: Work) -> bool:
+    """Whether a call can be taken out of an engine, and go on later, without a difference."""
+    progress = work.progress
+    if progress is None or work.seqs != 1:
+        return False
+    return is_exact(len(progress.prompt_token_ids), progress.sampling, progress.target)
 
 
 def _further(work: Work, progress: Progress, step: Continue) -> Work:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
+from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
 
 _LABELS = ("model", "engine")
@@ -79,6 +80,12 @@ class Metrics:
             "infer_price_dollars_total",
             "What tenants are charged for these requests",
             ("tenant", "model"),
+            registry=registry,
+        )
+        self._preemptions = Counter(
+            "infer_preemptions_total",
+            "Batch generations that gave their places up, by the class of who got them",
+            ("tier",),
             registry=registry,
         )
         self._ttft = self._histogram("infer_ttft_seconds", "Accepted to first token", _LATENCY_S)
@@ -173,6 +180,10 @@ class Metrics:
         hot.completion_tokens.inc(new_tokens)
         if gap_s is not None:
             hot.gap.observe(gap_s)
+
+    def on_preempted(self, tier: Tier) -> None:
+        """See `engines.contract.Meter`."""
+        self._preemptions.labels(tier).inc()
 
     def watch_ledger(self, is_ok: Callable[[], bool], waiting: Callable[[], int]) -> None:
         """Ask these at each scrape."""

@@ -74,17 +74,18 @@ def exchange(state: State) -> Exchange | None:
 def _victims(state: State, waiting: Waiting, level: Level) -> list[Running]:
     """Who would have to go for that job; empty if that would not help."""
     is_critical = waiting.job.tier is CRITICAL
+    windows = state.windows_for(waiting.job)
     newest_first = [
         running
         for running in reversed(state.giving_way.values())
-        if running.engine in state.windows and (is_critical or running.share_paid is None)
+        if running.engine in windows and (is_critical or running.share_paid is None)
     ]
     newest_first.sort(key=lambda running: running.job.preemptions)
     for running in newest_first:
-        if _is_enough([running], state.windows[running.engine], waiting, level):
+        if _is_enough([running], windows[running.engine], waiting, level):
             return [running]
     fewest: list[Running] = []
-    for name, window in state.windows.items():
+    for name, window in windows.items():
         of_one = [running for running in newest_first if running.engine == name]
         victims = _as_needed(of_one, window, waiting, level)
         if victims and (not fewest or len(victims) < len(fewest)):

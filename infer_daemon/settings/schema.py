@@ -20,6 +20,7 @@ PerMinute = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 KeptShare = Annotated[float, Meta(ge=0, le=0.3)]
 Priority = Literal["critical", "interactive", "batch"]
+PreemptAfterMs = Annotated[float, Meta(ge=0, le=86_400_000)] | Literal["never"]
 Usd = int | float | str
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
 VllmValue = str | int | float | bool | list[Any] | dict[str, Any]
@@ -74,6 +75,9 @@ class SchedulingSection(Section, frozen=True):
     queue_len_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     wait_timeout_s: Seconds = 120.0
     batch_wait_timeout_s: Seconds = 3600.0
+    first_token_timeout_s: Seconds | None = None
+    token_gap_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds = 7200.0
     fanout_max: Annotated[int, Meta(ge=1, le=4096)] = 128
     input_token_weight: Annotated[float, Meta(ge=0, le=100)] = 1.0
     output_token_weight: Annotated[float, Meta(gt=0, le=100)] = 2.0
@@ -81,6 +85,8 @@ class SchedulingSection(Section, frozen=True):
     kept_for_critical: KeptShare = 0.05
     kept_for_newcomers: KeptShare = 0.1
     kept_from_batch: KeptShare = 0.15
+    critical_preempt_after_ms: PreemptAfterMs = 500.0
+    interactive_preempt_after_ms: PreemptAfterMs = 2000.0
     comment_after_s: Seconds = 5.0
     grammar_bytes_max: Annotated[int, Meta(ge=256, le=1_048_576)] = 16_384
     regex_len_max: Annotated[int, Meta(ge=16, le=65_536)] = 1024

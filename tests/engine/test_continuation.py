@@ -1,6 +1,7 @@
-"""Answers that lose their engine again and again are, byte for byte, those of an undisturbed run.
+"""Answers that lose their engine again and again, or give their places up, are those of an
+undisturbed run, byte for byte.
 
-A loss is made inside the gate, so that it comes at a chosen token and costs no restart; that real
+Both are made inside the gate, so that they come at a chosen token and cost no restart; that real
 deaths are noticed is seen in `test_killed_engine.py`. Greedy, so that there is one right answer.
 """
 
@@ -12,6 +13,7 @@ import pytest
 from harness import Running
 
 from infer_daemon.domain.errors import EngineDied
+from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.record import RequestRecord
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
@@ -34,6 +36,16 @@ def lose(running: Running) -> None:
         for call in list(pool.gate._calls):
             if call._mailbox is not None and call._mailbox.slot is not None:
                 call._mailbox.slot.fail(EngineDied())
+
+
+def preempt(running: Running) -> None:
+    """Every call gives its place up now."""
+    for pool in running.daemon.pools.values():
+        for call in list(pool.gate._calls):
+            call.give_way(Tier.CRITICAL)
+
+
+Cut = Callable[[Running], None]
 
 
 @pytest.fixture
@@ -88,9 +100,13 @@ def _logprobs(choice: dict[str, Any]) -> list[Any]:
 
 
 async def read(
-    running: Running, cuts: Sequence[int] = (), path: str = "/v1/chat/completions", **body: Any
+    running: Running,
+    cuts: Sequence[int] = (),
+    path: str = "/v1/chat/completions",
+    cut: Cut = lose,
+    **body: Any,
 ) -> Answer:
-    """A stream; its engine is lost when so many of its events had content."""
+    """A stream; it is cut when so many of its events had content."""
     answer, contents = Answer(), 0
     body = {
         "model": "demo",
@@ -106,8 +122,8 @@ async def read(
             if line.startswith("data: {"):
                 contents += answer.take(json.loads(line[6:]))
                 if contents in cuts:
-                    cuts = [cut for cut in cuts if cut != contents]
-                    lose(running)
+                    cuts = [one for one in cuts if one != contents]
+                    cut(running)
     return answer
 
 
@@ -116,14 +132,14 @@ def ask(question: str) -> dict[str, Any]:
 
 
 async def same(
-    running: Running, cuts_of: Sequence[Sequence[int]] = CUTS, **body: Any
+    running: Running, cuts_of: Sequence[Sequence[int]] = CUTS, cut: Cut = lose, **body: Any
 ) -> list[Answer]:
     """Assert that no cut makes a difference; the answers with cuts."""
     whole = await read(running, **body)
     assert whole.error is None
     answers = []
     for cuts in cuts_of:
-        answer = await read(running, cuts, **body)
+        answer = await read(running, cuts, cut=cut, **body)
         assert answer.told == whole.told, cuts
         assert _rounded(answer.logprobs) == _rounded(whole.logprobs), cuts
         answers.append(answer)
@@ -149,6 +165,43 @@ async def test_greedy_answers(
     for record in lost:
         assert record.completion_tokens == 48
         assert record.prompt_tokens == records[0].prompt_tokens
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"model": "demo"}, id="plain"),
+        pytest.param({"model": "demo-pirate"}, id="an adapter"),
+        pytest.param({"frequency_penalty": 0.7, "logprobs": True}, id="penalty, logprobs"),
+    ],
+)
+async def test_streams_that_give_their_places_up(
+    vllm_daemon: Running, records: list[RequestRecord], fields: dict[str, Any]
+) -> None:
+    await same(vllm_daemon, cut=preempt, **ask(QUESTIONS[0]), **fields, ignore_eos=True)
+
+    whole, *others = records
+    assert [one.waste_preemption_tokens > 0 for one in others] == [True] * len(CUTS)
+    for one in others:
+        assert (one.completion_tokens, one.prompt_tokens) == (48, whole.prompt_tokens)
+        assert one.waste_continuation_tokens == 0
+    assert vllm_daemon.engine("demo")["in_flight"] == 0
+
+
+async def test_a_whole_answer_that_gives_its_place_up_goes_on(
+    vllm_daemon: Running, records: list[RequestRecord], once: Callable[..., Any]
+) -> None:
+    body = {"model": "demo", "temperature": 0, "max_tokens": 60, "ignore_eos": True}
+    body |= {"logprobs": True, **ask(QUESTIONS[0])}
+    async with vllm_daemon.http() as http:
+        whole = (await http.post("/v1/chat/completions", json=body)).json()
+        once(10, lambda: preempt(vllm_daemon))
+        cut = (await http.post("/v1/chat/completions", json=body)).json()
+
+    assert _rounded(cut["choices"]) == _rounded(whole["choices"])
+    assert cut["usage"] == whole["usage"]
+    assert 0 < records[1].waste_preemption_tokens <= records[1].prompt_tokens + 11
+    assert records[1].completion_tokens == 60
 
 
 async def test_answers_that_end_by_themselves(vllm_daemon: Running) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
-from infer_daemon.domain.jobs import EngineName, JobId
+from infer_daemon.domain.jobs import EngineName, JobId, Tier
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Ended, Progress, Work
 from infer_daemon.engines.gate import EngineCall
@@ -32,12 +32,17 @@ class TokenLog:
     """A meter that remembers: (new tokens, gap) of each time it was told."""
 
     told: list[tuple[int, float | None]] = field(default_factory=list)
+    preempted_for: list[Tier] = field(default_factory=list)
 
     def on_tokens(
         self, record: RequestRecord, *, new_tokens: int, gap_s: float | None, now_s: float
     ) -> None:
         """See `contract.Meter`."""
         self.told.append((new_tokens, gap_s))
+
+    def on_preempted(self, tier: Tier) -> None:
+        """See `contract.Meter`."""
+        self.preempted_for.append(tier)
 
     @property
     def total(self) -> int:

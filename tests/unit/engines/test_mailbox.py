@@ -1,13 +1,14 @@
 """The mailbox without an engine: what is put in, what is metered, what comes out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import EngineFault
-from infer_daemon.domain.jobs import EngineName, Job, JobId, WindowLimits
+from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
 from infer_daemon.engines.mailbox import Lost, Mailbox
@@ -38,6 +39,10 @@ class Box:
     async def turn(self, job: Job) -> EngineName:
         """See `contract.Turns`; the box is its own scheduler and counts what it is told."""
         raise AssertionError("a mailbox waits for no turn")
+
+    def when_preempted(self, tell: Callable[[JobId, Tier], None]) -> None:
+        """See `contract.Turns`."""
+        raise AssertionError("a mailbox is told by its call")
 
     def token(self, job_id: JobId, count: int) -> None:
         """See `contract.Turns`."""
