@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from infer_daemon.domain.jobs import JobId, Tier
+from infer_daemon.scheduling.preemption import gives_way_to
 from infer_daemon.scheduling.state import Running, State
 
 
@@ -49,7 +50,8 @@ class Outlook:
 
     def _wait_s(self, tenant: str, tier: Tier, before: float) -> float:
         """Whatever is in the classes above, and what goes before it in its own. Batch work waits
-        for the classes above no longer than until its minimum share has reached it."""
+        for the classes above no longer than until its minimum share has reached it; others no
+        longer than until it gives way, while there is some for each who goes before."""
         state = self._state
         per_s = state.pace.service_per_s
         if not per_s:
@@ -60,7 +62,11 @@ class Outlook:
         if tier is Tier.BATCH:
             share_min = state.policy.batch_share_min
             above = min(above, state.batch_share.others_before(beside, share_min))
-        return self._until_place_s(above + beside, per_s)
+        wait_s = self._until_place_s(above + beside, per_s)
+        after_s = state.policy.preempt_after_s.get(tier, inf)
+        if after_s < wait_s and self._jobs(above + beside) < gives_way_to(state, tier):
+            return after_s
+        return wait_s
 
     def _others_before(self, tenant: str, tier: Tier, before: float) -> float:
         """Service that the other tenants of a class get until one of them has had `before` more:
@@ -90,10 +96,17 @@ class Outlook:
         if self._left_s is None:
             running = state.running.values()
             self._left_s = sorted(_left_s(state, one, place_per_s) for one in running)
-        mean = sum(state.backlog.values()) / max(1, len(state.waiting))
-        jobs = round(before / mean) if mean > 0 else 0
-        rounds, place = divmod(jobs, places)
-        return rounds * mean / place_per_s + self._left_s[place]
+        rounds, place = divmod(self._jobs(before), places)
+        return rounds * self._mean / place_per_s + self._left_s[place]
+
+    @property
+    def _mean(self) -> float:
+        """What a waiting job is expected to cost."""
+        return sum(self._state.backlog.values()) / max(1, len(self._state.waiting))
+
+    def _jobs(self, service: float) -> int:
+        """About how many waiting jobs come to that."""
+        return round(service / self._mean) if self._mean > 0 else 0
 
 
 def _left_s(state: State, running: Running, place_per_s: float) -> float:

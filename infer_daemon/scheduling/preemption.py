@@ -7,7 +7,7 @@ waited long enough; and nobody's more than `PREEMPTIONS_MAX` times.
 
 from dataclasses import dataclass
 
-from infer_daemon.domain.jobs import EngineName, Job
+from infer_daemon.domain.jobs import EngineName, Job, Tier
 from infer_daemon.scheduling.line import Waiting
 from infer_daemon.scheduling.state import BATCH, CRITICAL, PASSES_MAX, Running, State
 from infer_daemon.scheduling.window import Level, Window
@@ -31,6 +31,13 @@ class Exchange:
 def may_give_way(job: Job) -> bool:
     """Whether a running job may be taken out at all."""
     return job.may_give_way and job.tier is BATCH and job.preemptions < PREEMPTIONS_MAX
+
+
+def gives_way_to(state: State, tier: Tier) -> int:
+    """How many running jobs there are that would give way to work of that class."""
+    if tier is CRITICAL:
+        return len(state.giving_way)
+    return sum(running.share_paid is None for running in state.giving_way.values())
 
 
 def exchange(state: State) -> Exchange | None:
@@ -73,12 +80,11 @@ def exchange(state: State) -> Exchange | None:
 
 def _victims(state: State, waiting: Waiting, level: Level) -> list[Running]:
     """Who would have to go for that job; empty if that would not help."""
-    is_critical = waiting.job.tier is CRITICAL
-    windows = state.windows_for(waiting.job)
+    tier, windows = waiting.job.tier, state.windows_for(waiting.job)
     newest_first = [
         running
         for running in reversed(state.giving_way.values())
-        if running.engine in windows and (is_critical or running.share_paid is None)
+        if running.engine in windows and (tier is CRITICAL or running.share_paid is None)
     ]
     newest_first.sort(key=lambda running: running.job.preemptions)
     for running in newest_first:

@@ -230,3 +230,15 @@ def test_without_an_engine_there_is_nothing_to_wait_for(core: Core) -> None:
     assert expected_wait_s(core, "b", INTERACTIVE) == 0
     assert not core.waiting
     core.resize(A, WindowLimits(seqs=1), 0)
+
+
+def test_whoever_batch_work_gives_way_to_waits_no_longer_than_until_then(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=99, preempt_after_s={Tier.CRITICAL: 0.5}))
+    open_engine(core, 1)
+    for name in ("running", "waiting"):
+        core.submit(job(name, tier=Tier.BATCH, may_give_way=True, output_tokens_max=100_000), 0)
+    for tenth in range(1, 100):
+        core.token(JobId("running"), 5, tenth / 10)
+
+    assert expected_wait_s(core, "acme", Tier.CRITICAL) == 0.5
+    assert expected_wait_s(core, "acme", INTERACTIVE) > 100
