@@ -17,8 +17,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from infer_daemon.domain.errors import NotSupported
 from infer_daemon.domain.jobs import JobId
 from infer_daemon.domain.record import CURRENT
+from infer_daemon.engines.call import EngineCall
 from infer_daemon.engines.contract import Work
-from infer_daemon.engines.gate import EngineCall, Gate
+from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.vllm.carrying import Payload, progress_of
 from infer_daemon.engines.vllm.errors import GateRefusal
 

@@ -13,8 +13,8 @@ from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.jobs import EngineName, JobId, Tier
 from infer_daemon.domain.record import CURRENT, RequestRecord
+from infer_daemon.engines.call import EngineCall
 from infer_daemon.engines.contract import Ended, Progress, Work
-from infer_daemon.engines.gate import EngineCall
 from infer_daemon.engines.health import Health
 from infer_daemon.engines.pool import Pool
 from infer_daemon.engines.sim import tokens
