@@ -8,6 +8,7 @@ import asyncio
 import json
 import statistics
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ from infer_daemon.engines.contract import Call
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 
 LAG_MAX_S, MANY_LAG_MAX_S = 0.020, 0.080
+MILLION_STEPS_S = 0.03
+"""What a million steps of Python take where these limits were set. A machine that is slower at this
+moment may take as much longer."""
 ROUNDS, TRIES = 4, 5
 
 WORDS = "the quick brown fox jumps over a lazy dog while engines answer requests "
@@ -103,6 +107,18 @@ class Client:
         return (await self._process.stdout.readline()).decode().strip()
 
 
+def slowness() -> float:
+    """Of this machine, now; at least 1."""
+    times_s = []
+    for _ in range(3):
+        begun_s = time.perf_counter()
+        number = 0
+        while number < 1_000_000:
+            number += 1
+        times_s.append(time.perf_counter() - begun_s)
+    return max(1.0, min(times_s) / MILLION_STEPS_S)
+
+
 async def lag_s(work: Awaitable[object]) -> float:
     """The longest time for which the event loop did nothing else while this was done."""
     loop = asyncio.get_running_loop()
@@ -130,7 +146,7 @@ async def assert_quick(
     medians = []
     for _ in range(ROUNDS):
         medians.append(statistics.median([await lag_s(work()) for _ in range(tries)]))
-        if medians[-1] < lag_max_s:
+        if medians[-1] < lag_max_s * slowness():
             return
     pytest.fail(f"the event loop stood still for {[round(1000 * m) for m in medians]} ms")
 
