@@ -50,7 +50,7 @@ class Journal:
             with suppress(OSError):
                 if self._bytes:
                     os.ftruncate(file, self._bytes)
-                else:
+                elif not self.path.is_symlink():  # somebody's choice of another disk stays
                     self.clear()
             raise
         self._bytes += len(data)

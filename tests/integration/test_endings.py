@@ -110,7 +110,7 @@ async def test_an_answer_that_failed_by_our_fault_has_no_price_and_one_that_was_
     serve: Serve,
 ) -> None:
     price = "[models.echo]\nprice = { input_usd = 2, output_usd = 10 }"
-    running = await serve(SIM.replace("[models.echo]", price))
+    running = await serve(GIVEN_UP.replace("[models.echo]", price))
     async with running.streaming() as events:
         await events.next()
     await until(lambda: running.daemon.path.in_flight == 0)

@@ -1,5 +1,6 @@
 """The journal: what was appended is read again, whatever happened to its end."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -72,4 +73,18 @@ def test_what_a_full_disk_took_half_of_is_written_again(path: Path) -> None:
         journal.append([line_of(opening("a"))])
 
     assert journal.waiting == 0
-    assert not path.is_symlink()  # there is no file when there is nothing in it
+    assert path.is_symlink()  # it leads to a disk of somebody's choice
+
+
+def test_what_a_full_disk_took_nothing_of_leaves_no_file(path: Path) -> None:
+    journal = Journal(path, is_synced=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.append([line_of(opening("a"))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert journal.waiting == 0
+    assert not path.exists()
