@@ -157,8 +157,8 @@ async def test_the_price_is_that_of_the_model_that_answered_and_what_was_in_vain
     bills = []
     settle = inside.allowances.settle
 
-    def remember(record: Any) -> Any:
-        bills.append((record.waste_fallback_tokens, settle(record)))
+    def remember(record: Any, *error: Any) -> Any:
+        bills.append((record.waste_fallback_tokens, settle(record, *error)))
         return bills[-1][1]
 
     inside.allowances.settle = remember  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ from infer_daemon.domain.errors import (
     DaemonError,
     EngineDied,
     EngineFault,
+    FirstTokenTimeout,
     FrontendError,
     KillsEngines,
     LoadFailed,
@@ -16,6 +17,8 @@ from infer_daemon.domain.errors import (
     QueueFull,
     RateLimited,
     ShuttingDown,
+    TokenTimeout,
+    TotalTimeout,
     WaitedTooLong,
     WouldWaitTooLong,
 )
@@ -35,6 +38,8 @@ TOO_LONG = FrontendError("too long", status=400, code="context_length_exceeded")
         (QueueFull(), FailureClass.OVERLOAD),
         (WouldWaitTooLong(), FailureClass.OVERLOAD),
         (WaitedTooLong(), FailureClass.OVERLOAD),
+        (FirstTokenTimeout(), FailureClass.TIMEOUT),
+        (TokenTimeout(), FailureClass.TIMEOUT),
         (PromptTooLong(), FailureClass.TOO_LONG),
         (TOO_LONG, FailureClass.TOO_LONG),
     ],
@@ -46,7 +51,15 @@ def test_a_model_that_cannot_answer_has_a_class_of_failure(
 
 
 @pytest.mark.parametrize(
-    "error", [MalformedBody(), RateLimited(), KillsEngines(), ShuttingDown(), DaemonError()]
+    "error",
+    [
+        MalformedBody(),
+        RateLimited(),
+        KillsEngines(),
+        ShuttingDown(),
+        TotalTimeout(),
+        DaemonError(),
+    ],
 )
 def test_what_any_model_would_refuse_has_none(error: DaemonError) -> None:
     assert failure_class(error) is None

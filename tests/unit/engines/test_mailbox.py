@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from infer_daemon.domain.endpoints import Endpoint
-from infer_daemon.domain.errors import EngineFault
+from infer_daemon.domain.errors import EngineDied, EngineFault
 from infer_daemon.domain.jobs import EngineName, Job, JobId, Tier, WindowLimits
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Work
@@ -26,7 +26,7 @@ class Box:
         self.record = RequestRecord(
             id="r", endpoint=Endpoint.CHAT, accepted_s=0.0, clock=lambda: self.now_s, calls_open=1
         )
-        work = Work(
+        self.work = Work(
             id=JobId("w"),
             payload=None,
             wants=wants,
@@ -34,7 +34,7 @@ class Box:
             prompt_tokens=1,
             output_tokens_max=9,
         )
-        self.mailbox = Mailbox(work, self.record, self.meter, self, self.timing, Jury())
+        self.mailbox = Mailbox(self.work, self.record, self.meter, self, self.timing, Jury())
 
     async def turn(self, job: Job) -> EngineName:
         """See `contract.Turns`; the box is its own scheduler and counts what it is told."""
@@ -272,3 +272,51 @@ async def test_a_call_of_which_something_was_read_ends_with_its_engines_fault() 
     with pytest.raises(EngineFault):
         await box.mailbox.next()
     assert box.mailbox.is_finished
+
+
+@pytest.mark.parametrize("ends", ["gave way", "was lost"])
+async def test_a_call_that_gave_way_has_not_been_tried_in_vain(deltas: Box, ends: str) -> None:
+    mailbox = deltas.mailbox
+    mailbox.enter(EngineName("a"))
+    deltas.put("a")
+    await mailbox.next()
+    if ends == "gave way":
+        mailbox.give_way(Tier.CRITICAL)
+    else:
+        mailbox.fail(EngineDied())
+    with pytest.raises(Lost):
+        await mailbox.next()
+    mailbox.go_on(deltas.work)
+
+    assert mailbox.waits
+    assert mailbox.was_resumed is (ends == "was lost")
+
+
+async def test_a_call_that_gave_way_waits_for_its_own_model(deltas: Box) -> None:
+    """Until an engine has it again: that one may be lost."""
+    mailbox = deltas.mailbox
+    mailbox.enter(EngineName("a"))
+    assert mailbox.is_replaceable
+    mailbox.give_way(Tier.CRITICAL)
+    with pytest.raises(Lost):
+        await mailbox.next()
+    mailbox.go_on(deltas.work)
+
+    assert not mailbox.is_replaceable
+    mailbox.enter(EngineName("b"))
+    assert mailbox.is_replaceable
+
+
+async def test_each_engine_that_has_the_call_is_asked_when_it_began(deltas: Box) -> None:
+    mailbox = deltas.mailbox
+    for name in ("a", "b"):
+        mailbox.enter(EngineName(name))
+        deltas.put("a")
+        await mailbox.next()
+        mailbox.give_way(Tier.CRITICAL)
+        with pytest.raises(Lost):
+            await mailbox.next()
+        mailbox.go_on(deltas.work)
+
+    events = [event for event, _ in deltas.timing.story]
+    assert events == ["enters a", "first output", "leaves", "enters b", "first output", "leaves"]

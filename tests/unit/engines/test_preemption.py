@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from infer_daemon.domain.jobs import JobId, Tier
+from infer_daemon.domain.errors import EngineFault
+from infer_daemon.domain.jobs import EngineName, JobId, Tier
 from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import EngineFacts, Sink, Work
 from infer_daemon.engines.sim.engine import SimEngine
+from infer_daemon.engines.supervisor import Status
 from infer_daemon.scheduling.policy import Policy
 from tests.unit.engines.conftest import WAIT_TIMEOUT_S, Rig, clock
 
@@ -236,4 +239,74 @@ async def test_it_waits_no_longer_than_it_would_have_waited_for_its_first_turn(
 
     assert JobId("work-0") not in rig.scheduler._core.waiting
     assert await reading == words(10_000)
+    rig.assert_empty()
+
+
+async def test_to_give_way_is_neither_a_death_nor_a_failure(rig: Rig, record: Record) -> None:
+    await one_place(rig)
+    batch = of(Tier.BATCH, record())
+    batch.model = "m"
+    reading = rig.collect(rig.work(50), batch)
+    await asyncio.sleep(0.105)
+    await rig.collect(rig.work(3), of(Tier.CRITICAL, record()))
+    await reading
+
+    assert batch.deaths == 0
+    assert rig.pool.health.endings(EngineName("a")) == {"client": 1, "ok": 2}
+    answers = [[e.text for e in endings] for model, endings in rig.judge.shown if model == "m"]
+    assert answers == [[" ".join(words(50))]], "judged once, as a whole"
+    rig.assert_empty()
+
+
+async def test_what_gave_way_is_answered_by_no_other_model_while_its_own_is_away(
+    rig: Rig, record: Record
+) -> None:
+    engine = await one_place(rig)
+    rig.pool.statuses[engine.name] = Status(EngineState.WAITING)
+    batch = of(Tier.BATCH, record())
+    batch.can_fall_back = lambda: True
+    reading = rig.collect(rig.work(50, wants="final"), batch)
+    await asyncio.sleep(0.105)
+    urgent = rig.collect(rig.work(1000), of(Tier.CRITICAL, record()))
+    await asyncio.sleep(0.2)
+    engine.kill()
+    rig.pool.close(engine.name)
+    await asyncio.sleep(5)
+    assert not reading.done()
+    urgent.cancel()
+    await asyncio.wait([urgent])
+    await rig.add("a", seqs_max=1)
+
+    assert await reading == words(50)
+    assert (batch.deaths, batch.waste_continuation_tokens) == (0, 0)
+    rig.assert_empty()
+
+
+class Failing(SimEngine):
+    """Takes no call."""
+
+    async def submit(self, work: Work, sink: Sink) -> None:
+        """See `contract.Engine.submit`."""
+        raise EngineFault
+
+
+async def test_an_engine_may_fail_what_gave_way_and_another_begins_it_again(
+    rig: Rig, record: Record
+) -> None:
+    engine = await one_place(rig)
+    batch = of(Tier.BATCH, record())
+    reading = rig.collect(rig.work(50, wants="final"), batch)
+    await asyncio.sleep(0.105)
+    urgent = rig.collect(rig.work(30), of(Tier.CRITICAL, record()))
+    await asyncio.sleep(0.2)
+    engine.__class__ = Failing
+    other = rig.collect(rig.work(40), of(Tier.CRITICAL, record()))
+    await asyncio.sleep(0.001)
+    await rig.add("b", seqs_max=1)
+    await urgent
+    await other
+
+    assert await reading == words(50)
+    assert told(batch)[-3:] == ["granted a", "failed by a", "granted b"]
+    assert (batch.completion_tokens, batch.prompt_tokens) == (50, 2)
     rig.assert_empty()

@@ -22,6 +22,7 @@ from tests.unit.engines.conftest import Rig, clock
 pytestmark = pytest.mark.looptime
 
 Record = Callable[[], RequestRecord]
+A = EngineName("a")
 LIMITS = StageLimits(first_token_s=3.0, token_gap_s=1.0, total_s=20.0)
 HANGS = {"hang_after_tokens": 4}
 
@@ -155,7 +156,7 @@ async def test_each_of_many_calls_ends_in_its_own_time(rig: Rig, record: Record)
     rig.pool.gate.limit_stages(StageLimits(token_gap_s=2.0, first_token_s=3.5))
     with pytest.raises(TokenTimeout):
         await rig.collect(rig.work(), record())
-    begun_s = [clock() + 0.37 * number for number in range(20)]
+    begun_s = [clock() + 0.37 * number for number in range(8)]
 
     async def ask(begin_s: float) -> float:
         await asyncio.sleep(begin_s - clock())
@@ -165,4 +166,30 @@ async def test_each_of_many_calls_ends_in_its_own_time(rig: Rig, record: Record)
 
     ends_s = await asyncio.gather(*map(ask, begun_s))
     assert ends_s == pytest.approx([begin_s + 3.5 for begin_s in begun_s])
+    rig.assert_empty()
+
+
+async def test_an_engine_that_keeps_calls_waiting_again_and_again_is_left_alone(
+    rig: Rig, record: Record
+) -> None:
+    await rig.add(seqs_max=20, hang_after_tokens=1)
+    rig.pool.gate.limit_stages(StageLimits(token_gap_s=2.0))
+    calls = [rig.collect(rig.work(), record()) for _ in range(10)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(end) for end in ends} == {TokenTimeout}
+    assert rig.pool.health.endings(A) == {"timeout": 10}
+    assert rig.pool.is_broken
+    rig.assert_empty()
+
+
+async def test_a_request_that_takes_too_long_altogether_says_nothing_of_its_engine(
+    rig: Rig, record: Record
+) -> None:
+    await rig.add()
+    rig.pool.gate.limit_stages(StageLimits(total_s=1.0))
+    with pytest.raises(TotalTimeout):
+        await rig.collect(rig.work(1000), record())
+
+    assert rig.pool.health.endings(A) == {"client": 1}
     rig.assert_empty()

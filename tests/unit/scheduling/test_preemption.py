@@ -199,3 +199,14 @@ def test_batch_work_is_not_let_in_to_give_way_at_once(core: Core, job: MakeJob) 
     core.expire(1)
 
     assert told(core.finish(JobId("i"), 2)) == ["-b1", "+u"]
+
+
+def test_nobody_gives_way_in_an_engine_that_has_failed_the_other(core: Core, job: MakeJob) -> None:
+    open_engine(core, 1)
+    open_engine(core, 1, B)
+    core.submit(batch(job, "in-a"), 0)
+    core.submit(batch(job, "in-b"), 0)
+    core.submit(urgent(job, "u", is_resumed=True, avoids=frozenset({B})), 0)
+
+    assert core.expire(1) == [Preempt(JobId("in-a"), Tier.CRITICAL), Grant(JobId("u"), A)]
+    core.check()
