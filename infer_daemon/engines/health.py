@@ -39,6 +39,8 @@ log = structlog.get_logger()
 
 LOOK_AGAIN_S = 1.0
 """A place for a probe that nobody has used is offered anew after that."""
+EARLY_S = 0.001
+"""A timer may come so much too early by its own clock, and would find that it is not time yet."""
 
 
 class Witness(Protocol):
@@ -233,9 +235,8 @@ class Health:
         care.changed()
         if care.breaker.state is not BreakerState.CLOSED:
             loop = asyncio.get_running_loop()
-            # A timer may come a little early by its own clock; looking again costs nothing.
             wait_s = care.breaker.wait_s(loop.time()) or LOOK_AGAIN_S
-            care.timer = loop.call_later(wait_s, self._look, care)
+            care.timer = loop.call_later(wait_s + EARLY_S, self._look, care)
 
 
 def ending_of(error: Exception) -> Ending:
