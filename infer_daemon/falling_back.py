@@ -58,7 +58,7 @@ class StandIns:
         """What a model can do now; None while it can answer nobody."""
         deployment = self._catalog[model]
         pool = self._pools[deployment.pool]
-        if pool.is_broken:
+        if pool.is_broken or pool.is_away:
             return None
         try:
             frontend = pool.frontend(model if deployment.lora else None)
@@ -100,14 +100,12 @@ class Choice:
         """The model does not answer, for that reason. Whether anybody may in its place: not to a
         request under which engines die."""
         self.failure = failure
-        return self._record.deaths < SUSPECT_AFTER and bool(
-            self._chains.by_class.get(failure) or self.text
-        )
+        return not self._is_suspect and bool(self._chains.by_class.get(failure) or self.text)
 
     @property
     def is_any(self) -> bool:
         """Whether a model could answer now that has not tried."""
-        if not self._chains.by_class.get(self.failure) or self._record.deaths >= SUSPECT_AFTER:
+        if not self._chains.by_class.get(self.failure) or self._is_suspect:
             return False
         return self._next() is not None
 
@@ -120,13 +118,17 @@ class Choice:
         return self._stand_ins.text_of(self._asked.model)
 
     @property
+    def _is_suspect(self) -> bool:
+        return len(self._record.died_under) >= SUSPECT_AFTER
+
+    @property
     def _is_talk(self) -> bool:
         return self._record.endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)
 
     def models(self) -> Iterator[tuple[Deployment, Mapping[str, str]]]:
         """Those that can answer at the time when they are asked for, and what the client is told of
         each. Each is to be tried before the next is asked for."""
-        while (found := self._next()) is not None:
+        while not self._is_suspect and (found := self._next()) is not None:
             self._tried.add(found.model)
             yield self._stand_ins.deployment(found.model), found.headers
 

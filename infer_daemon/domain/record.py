@@ -79,8 +79,8 @@ class RequestRecord:
     fallback_why: str = ""
     can_fall_back: Callable[[], bool] = field(default=never)
     """Whether another model could answer in place of this one, if it were lost now."""
-    deaths: int = 0
-    """Engines that died under it."""
+    died_under: set[object] = field(default_factory=set)
+    """Incarnations of engines that died under it."""
     is_static: bool = False
     """Whether no model answers, but a text that was written beforehand."""
     client: str = ""

@@ -75,7 +75,8 @@ class EngineCall:
             raise self._work.as_refusal(error) from error
         except asyncio.CancelledError:
             await self.aclose()
-            if self._ended_with is None:
+            task = asyncio.current_task()
+            if self._ended_with is None or (task is not None and task.cancelling()):
                 raise
             # Not its reader was cancelled, but its wait for a turn.
             self._record.refusal = self._record.refusal or self._ended_with
@@ -99,8 +100,8 @@ class EngineCall:
     async def _go_on(self, mailbox: Mailbox, why: DaemonError) -> None:
         """In another engine, after this one has lost the call, or once it gave way."""
         is_fault = isinstance(why, EngineFault)
-        if not mailbox.was_preempted:
-            self._was_lost(mailbox, why)
+        if not mailbox.was_taken_back:
+            self._was_lost(why)
         next_leg = resumption(self._work, has_sent=mailbox.keeps)
         if is_fault or mailbox.was_taken_back:
             self._stop_engine()
@@ -113,7 +114,7 @@ class EngineCall:
                 raise why from None  # what it was tried again for
             raise
 
-    def _was_lost(self, mailbox: Mailbox, why: DaemonError) -> None:
+    def _was_lost(self, why: DaemonError) -> None:
         """What is to be known of an engine that has lost the call.
 
         Raises:
@@ -129,9 +130,8 @@ class EngineCall:
                 raise why
             return
         record.note(f"lost {engine.name}")
-        if not mailbox.was_taken_back:
-            record.deaths += 1
-            gate.quarantine.died(engine)
+        record.died_under.add(engine)
+        gate.quarantine.died(engine)
 
     def _stop_engine(self) -> None:
         """Have the engine stop now: its room is somebody else's, whenever the reader comes."""
@@ -169,8 +169,10 @@ class EngineCall:
 
     def take_back(self) -> None:
         """Take the call from its engine; it goes on in another when its reader comes for it."""
-        if self._mailbox is not None:
-            self._mailbox.take_back()
+        mailbox = self._mailbox
+        if mailbox is not None and mailbox.slot is not None and not mailbox.is_finished:
+            mailbox.take_back()
+            self._stop_engine()
 
     def give_way(self, tier: Tier) -> bool:
         """Its place is wanted for work of that class: it goes on later. Returns whether it did not

@@ -230,10 +230,10 @@ class Mailbox:
         if finished:
             self._turns.finish(self._work.id)
             self._end(Ending.OK)
-            if self._work.progress is not None:
-                self._judge.ended(record.served_model, self._work.progress)
         if finished or self._work.wants == "deltas":
             self._ready.set()
+        if finished and self._work.progress is not None:  # last: nobody waits for it
+            self._judge.ended(record.served_model, self._work.progress)
 
     def _begin(self) -> None:
         """The engine that has the call has read its prompt."""

@@ -82,7 +82,7 @@ class Quarantine:
             WaitedTooLong: there was none in time.
         """
         while not is_over():
-            seclusion = self.review()
+            seclusion = self._review()
             if seclusion is not None and seclusion.request == request and seclusion.may_enter:
                 return seclusion.engine
             self._changed.clear()
@@ -106,7 +106,13 @@ class Quarantine:
 
         Args: were_opened: whether windows were opened by somebody else meanwhile.
         """
-        if self._suspects is None:
+        seclusion = self._review(were_opened=were_opened)
+        self._changed.set()
+        return seclusion
+
+    def _review(self, *, were_opened: bool = False) -> Seclusion | None:
+        """Without a word to those who wait: they ask, too."""
+        if self._suspects is None or (self._suspects.first is None and self._closed is None):
             return None
         seclusion = self._suspects.seclude(self._in_flight(self._suspects))
         new, old = None if seclusion is None else seclusion.engine, self._closed
@@ -115,7 +121,6 @@ class Quarantine:
             self._turns.resize(old, self._limits_of(old))
         if new is not None and (new != old or were_opened):
             self._turns.resize(new, None)
-        self._changed.set()
         return seclusion
 
     def _in_flight(self, suspects: Suspects) -> dict[EngineName, int]:

@@ -103,6 +103,8 @@ def _as_needed(
     newest_first: list[Running], window: Window, waiting: Waiting, level: Level
 ) -> list[Running]:
     """The first of these that make room together, without those who turn out not to be needed."""
+    if len(newest_first) < 2 or not _is_enough(newest_first, window, waiting, level):
+        return []  # where all of them are not enough, no few are
     for count in range(2, len(newest_first) + 1):
         victims = newest_first[:count]
         if _is_enough(victims, window, waiting, level):

@@ -134,4 +134,4 @@ async def test_every_request_settles_once_and_nothing_is_left_whatever_happens(
     assert told["ok"] >= seen["ok"] > 0
     assert told["cancelled"] <= seen["cancelled"]
     assert told["internal_error"] == 0
-    assert len(told) >= 5, "the traffic was too tame to show anything"
+    assert len(told) >= 4, "the traffic was too tame to show anything"

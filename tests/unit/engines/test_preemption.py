@@ -251,7 +251,7 @@ async def test_to_give_way_is_neither_a_death_nor_a_failure(rig: Rig, record: Re
     await rig.collect(rig.work(3), of(Tier.CRITICAL, record()))
     await reading
 
-    assert batch.deaths == 0
+    assert not batch.died_under
     assert rig.pool.health.endings(EngineName("a")) == {"client": 1, "ok": 2}
     answers = [[e.text for e in endings] for model, endings in rig.judge.shown if model == "m"]
     assert answers == [[" ".join(words(50))]], "judged once, as a whole"
@@ -278,7 +278,7 @@ async def test_what_gave_way_is_answered_by_no_other_model_while_its_own_is_away
     await rig.add("a", seqs_max=1)
 
     assert await reading == words(50)
-    assert (batch.deaths, batch.waste_continuation_tokens) == (0, 0)
+    assert (len(batch.died_under), batch.waste_continuation_tokens) == (0, 0)
     rig.assert_empty()
 
 
