@@ -46,8 +46,8 @@ class Blow:
 
     @property
     def back_after_s(self) -> float:
-        """How long the recovery took beside what every start takes."""
-        return self.ready_s - self.at_s - self.start_s
+        """How long the recovery took from then on, beside what every start takes."""
+        return self.ready_s - self.seen_s - self.start_s
 
     def __str__(self) -> str:
         return (
