@@ -3,7 +3,7 @@ started."""
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -24,9 +24,10 @@ def workers_of(cores: Iterable[Any]) -> list[psutil.Process]:
     return found
 
 
-async def first_exit(cores: Iterable[Any], workers: Iterable[psutil.Process]) -> str:
+async def first_exit(cores: Sequence[Any], workers: Iterable[psutil.Process]) -> str:
     """Wait until one of them has exited; says which. Seconds pass before a core ends whose worker
-    is gone: so workers are watched themselves.
+    is gone: so workers are watched themselves. A worker goes with its core: then it is the core
+    that is named, whichever is seen first.
 
     Args: cores: of `multiprocessing`.
     """
@@ -50,4 +51,6 @@ async def first_exit(cores: Iterable[Any], workers: Iterable[psutil.Process]) ->
         for file, who in watched.items():
             loop.add_reader(file, on_exit, who)
             undo.callback(loop.remove_reader, file)
-        return await gone
+        who = await gone
+    dead = next((core for core in cores if not core.is_alive()), None)
+    return who if dead is None else f"{dead.name} (pid {dead.pid}) exited"
