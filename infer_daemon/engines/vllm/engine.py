@@ -44,8 +44,6 @@ from infer_daemon.settings.schema import EngineSection
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 15.0
-SOCKETS_TIMEOUT_S = 1.0
-"""For the end of threads that have nothing to do any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,13 +240,8 @@ class VllmEngine:
         else:
             # Shut down, vLLM forgets its requests without a word to whoever waits for them.
             self._llm.output_processor.propagate_error(EngineDeadError())
-        llm = self._llm
         try:
             await self._in_thread(self._shut_down, 2 * STOP_TIMEOUT_S)
-            if llm is not None:
-                # vLLM closes its sockets and leaves their context, with three threads and a dozen
-                # descriptors, to the collector: which may never come.
-                await self._in_thread(llm.engine_core.resources.ctx.term, SOCKETS_TIMEOUT_S)
         except TimeoutError:
             log.error("engine_thread_hangs", engine=self.name)
         self.kill()
