@@ -139,11 +139,12 @@ class Allowances:
             self._budgets.release(held)
             return _NOTHING
         prompt_tokens, completion_tokens = record.prompt_tokens, record.completion_tokens
-        price = _FREE if _is_our_fault(error) else self._price(record)
+        is_free = error is not None and _is_our_fault(error)
+        price = _FREE if is_free else self._price(record)
         bill = charge(price, prompt_tokens, record.cached_tokens, completion_tokens)
-        record.price_nano_usd = bill.total_nano_usd
+        record.price_nano_usd = nano_usd = bill.total_nano_usd
         tokens, now_us = prompt_tokens + completion_tokens, self._now_us()
-        day_us, month_us = self._budgets.settle(held, tokens, bill.total_nano_usd, now_us)
+        day_us, month_us = self._budgets.settle(held, tokens, nano_usd, now_us)
         if held.account.has_passed or record.tenant in self._passed:
             for standing in self._newly_passed(record.tenant, now_us):
                 _tell(record.tenant, standing)
@@ -202,11 +203,9 @@ class Allowances:
         return found
 
 
-def _is_our_fault(error: DaemonError | None) -> bool:
+def _is_our_fault(error: DaemonError) -> bool:
     """A deadline that passes is not: it is the client's to choose, who might choose one that passes
     when most of a long list is answered. Nor is what the request itself gets wrong."""
-    if error is None:
-        return False
     ours = (Outcome.ENGINE_ERROR, Outcome.INTERNAL_ERROR)
     return error.outcome in ours or isinstance(error, CutShort | PoolLost)
 

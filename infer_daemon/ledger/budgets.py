@@ -125,7 +125,7 @@ class Budgets:
         several the one that keeps it out the longest. What reserves nothing of a unit is not
         refused for it: a model that is free stays open to those who have spent their dollars."""
         assert tokens >= 0 <= nano_usd, "a request cannot use less than nothing"
-        account = self._account(tenant)
+        account = self._accounts.get(tenant) or self._account(tenant)
         self._turn(account, now_us)
         if not account.has_room(tokens, nano_usd, 0, 0):
             return self._refusal(account, Amount(tokens, nano_usd), _NOTHING)

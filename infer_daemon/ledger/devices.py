@@ -100,11 +100,9 @@ class Seat:
         return row
 
     def advance(self, now_ns: int) -> None:
-        """Time has passed. To be called before anything changes here."""
-        self._share(self.clock.advance(now_ns))
-
-    def _share(self, each_ns: int) -> None:
-        """What its part has come to since the last time is shared by the calls inside."""
+        """Time has passed: what its part has come to since the last time is shared by the calls
+        inside. To be called before anything changes here."""
+        each_ns = self.clock.advance(now_ns)
         if self.is_shared and each_ns != self.shared_ns:
             self.shares.take(each_ns - self.shared_ns)
             self.shared_ns = each_ns
@@ -139,7 +137,7 @@ class Seat:
             self._now = self.row(self.clock.hour_at_us)
         self._now.ns[self.line] += each_ns - self.told_ns
         self.told_ns = each_ns
-        self._share(each_ns)
+        self.advance(self.clock.at_ns)
 
     def end_hour(self) -> None:
         """The hour that was now is over."""

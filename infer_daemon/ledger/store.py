@@ -5,7 +5,9 @@ daemon. No thread, no queue and no timer: the writer has these.
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,12 +16,14 @@ import structlog
 from infer_daemon.ledger.batch import Batch, batch_of
 from infer_daemon.ledger.journal import Journal, line_of
 from infer_daemon.ledger.problems import LedgerProblem, SettledTwice, explain
+from infer_daemon.ledger.reserve import Reserve
 from infer_daemon.ledger.rows import Row, Settlement
 from infer_daemon.ledger.sql.database import Durability, WriterDatabase, open_database
 
 log = structlog.get_logger()
 
 DATABASE, JOURNAL, DAMAGED = "ledger.sqlite3", "ledger.journal", "ledger.journal.damaged"
+RESERVE = "ledger.reserve"
 BATCH_ROWS_MAX = 128
 """Rows of one transaction: a few milliseconds."""
 
@@ -79,6 +83,7 @@ class Store:
         self._database: WriterDatabase | None = None
         self._journal = Journal(folder / JOURNAL, is_synced=durability == "power")
         self._damaged = folder / DAMAGED
+        self._reserve = Reserve(folder / RESERVE)
         self._held: list[tuple[Row, Done | None, bytes]] = []
         """Rows and their lines that neither the database nor the journal took."""
         self.settled_twice = 0
@@ -111,6 +116,7 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             self._close_database()
             raise LedgerProblem(explain(error, self.path)) from error
+        self._reserve.hold()
         if lost or replayed:
             log.warning("ledger_recovered", lost=lost, replayed=replayed)
         return Started(lost, replayed)
@@ -176,23 +182,36 @@ class Store:
                 self._held.append((row, done, line_of(row)))
             except _ROWS_FAULT as error:
                 told += self._refuse((row, done), error)
-        if not self._held:
+        if self._held and not self._append_held():
             return told
-        try:
-            self._journal.append([line for _, _, line in self._held])
-        except OSError as error:
-            self._change("failing", f"{self.health.why}; {explain(error, self._journal.path)}")
-            return told
-        if self.health.state == "failing":
+        if self.health.state == "failing" and not self._reserve.is_given:
             self._change("spilling", self.health.why.partition("; ")[0])
         told += [(done, None) for _, done, _ in self._held if done is not None]
         self._held.clear()
         return told
 
+    def _append_held(self) -> bool:
+        """Whether the journal has taken them. If it has no room, there is the reserve: once, for
+        those who run."""
+        lines = [line for _, _, line in self._held]
+        try:
+            self._journal.append(lines)
+        except OSError as error:
+            self._change("failing", f"{self.health.why}; {explain(error, self._journal.path)}")
+            if error.errno not in (ENOSPC, EDQUOT) or not self._reserve.give():
+                return False
+            with suppress(OSError):
+                self._journal.append(lines)
+                return True
+            return False
+        return True
+
     def retry(self) -> Told:
         """Try the database again, if it is out of use. To be called every second."""
         if self._database is not None:
             return []
+        if self._reserve.is_given and not self._reserve.hold():
+            return self._still(self.health.why)  # others would take the room that is left
         try:
             database = open_database(self.path, self._durability)
         except LedgerProblem as problem:
@@ -210,7 +229,8 @@ class Store:
             database.close()
             return self._still(explain(error, self.path))
         self._database = database
-        log.info("ledger_back", replayed=replayed, held=len(held), since_s=self.health.since_s)
+        for_s = round(self._clock() - self.health.since_s, 1)
+        log.info("ledger_back", replayed=replayed, held=len(held), for_s=for_s)
         self.health = Health("ok", self._clock())
         return told
 
@@ -274,6 +294,7 @@ class Store:
         told = self.retry()
         self._close_database()
         self._journal.close()
+        self._reserve.give()
         return told
 
     def _close_database(self) -> None:

@@ -2,7 +2,8 @@
 
 Group commit: at once when idle; whatever comes in during a commit goes into the next one. To wake
 the thread costs more than a row, so all that is handed over in one turn of the event loop goes to
-it together; and it makes the rows, of what it is given for them.
+it together; and it makes the rows, of what it is given for them. While many come, it gathers them
+for a moment: each commit is a wake-up of either thread, and both take the interpreter in turns.
 """
 
 import threading
@@ -34,6 +35,10 @@ log = structlog.get_logger()
 
 WAITING_MAX = 20_000
 """Rows handed over or in memory above which no request may open: two for each in flight."""
+BUSY_ROWS = 8
+GATHER_S = 0.002
+"""After a commit of so many rows more are about to come: it looks for them after that time. Whoever
+is alone never waits for it."""
 RETRY_S = 1.0
 """How often a database that failed is tried again."""
 
@@ -78,6 +83,7 @@ class Writer:
         soon: Run = _at_once,
         on_commit: Callable[[int, float], None] = lambda rows, seconds: None,
         retry_s: float = RETRY_S,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """
         Args:
@@ -87,11 +93,13 @@ class Writer:
             soon: runs what it is given in the thread that hands rows over, when that has handed
                 over all that it has just now: `loop.call_soon`.
             on_commit: told by the writer's thread how many rows a commit had and what it took.
+            sleep: blocks the writer's thread for so many seconds, while it gathers.
         """
         self._store = Store(folder, durability=durability, clock=time.time)
         self._tell = tell
         self._soon = soon
         self._on_commit = on_commit
+        self._sleep = sleep
         self._retry_s = retry_s
         self._retry_at_s = 0.0
         #: What has been handed over in this turn.
@@ -207,6 +215,8 @@ class Writer:
                 self._write(drafts)
             if task is not None:
                 task.run(self._store)
+            elif len(drafts) >= BUSY_ROWS:
+                self._gather()
             if not self._is_ok and time.monotonic() >= self._retry_at_s:
                 self._tell_all(self._store.retry())
                 self._safe_count = self._taken_count - self._store.held
@@ -251,6 +261,11 @@ class Writer:
         if was_ok and not self._is_ok:
             self._retry_at_s = time.monotonic() + self._retry_s
         self._store.rest()
+
+    def _gather(self) -> None:
+        """Let more come, unless there is enough for a commit already, or nothing comes any more."""
+        if self._sent_count - self._taken_count < BATCH_ROWS_MAX and not self._is_closing:
+            self._sleep(GATHER_S)
 
     def _tell_all(self, told: Told) -> None:
         if not told:

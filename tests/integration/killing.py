@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
@@ -180,22 +181,23 @@ def note(connection: Connection, status: int, body: bytes, is_stream: bool, seen
 @asynccontextmanager
 async def trouble(folder: StateFolder, *, after_s: float, for_s: float) -> AsyncGenerator[None]:
     """Somebody locks the database for a while, or until this block ends."""
-    path = folder.root / "ledger.sqlite3"
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    path, is_over = folder.root / "ledger.sqlite3", threading.Event()
 
-    async def lock() -> None:
-        await asyncio.sleep(after_s)
-        await asyncio.to_thread(connection.execute, "BEGIN IMMEDIATE")
-        await asyncio.sleep(for_s)
-        connection.execute("ROLLBACK")
+    def lock() -> None:
+        if is_over.wait(after_s):
+            return
+        # Opened and closed by the thread that waits in it: closed by another, it crashes Python.
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=WAIT_S)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            is_over.wait(for_s)
+            connection.execute("ROLLBACK")
 
-    locking = asyncio.create_task(lock())
+    locking = asyncio.create_task(asyncio.to_thread(lock))
     try:
         yield
     finally:
-        locking.cancel()
-        await asyncio.gather(locking, return_exceptions=True)
-        connection.close()
+        is_over.set()
+        await locking
 
 
 async def one_round(folder: StateFolder, dice: random.Random, seen: Seen) -> None:

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 class Reader:
-    """A connection that cannot write. Used by one thread at a time; you *must* `close` it."""
+    """A connection that cannot write, of the thread that opens it; you *must* `close` it there."""
 
     def __init__(self, path: Path, is_over: Callable[[], bool] | None = None) -> None:
         """
@@ -43,7 +43,6 @@ class Reader:
                 uri=True,
                 timeout=BUSY_S,
                 isolation_level=None,
-                check_same_thread=False,
             )
         if is_over is not None:
             self._connection.set_progress_handler(is_over, STEPS)

@@ -13,7 +13,7 @@ import pytest
 from infer_daemon.ledger.periods import HOUR_US
 from infer_daemon.ledger.problems import LedgerFull, LedgerProblem
 from infer_daemon.ledger.rows import Settlement
-from infer_daemon.ledger.writer import Writer
+from infer_daemon.ledger.writer import BUSY_ROWS, GATHER_S, Writer
 from tests.unit.ledger.sample import NOON_US, ask, assert_sums, opening, outcomes, settlement
 
 WAIT_S = 20.0
@@ -108,6 +108,42 @@ def test_what_is_handed_over_in_one_turn_goes_into_one_commit(
     writer.close(WAIT_S)
 
     assert commits.rows == [3]
+
+
+def test_while_many_come_they_are_gathered_for_a_moment(tmp_path: Path, commits: Commits) -> None:
+    turn: list[Callable[[], None]] = []
+    begun, goes_on = Future[float](), Event()
+
+    def sleep(seconds: float) -> None:
+        begun.set_result(seconds)
+        goes_on.wait(WAIT_S)
+
+    writer = Writer(tmp_path, tell=now, soon=turn.append, on_commit=commits, sleep=sleep)
+    writer.start()
+    first = [settle(writer, settlement(f"{number}")) for number in range(BUSY_ROWS)]
+    turn.pop()()
+    assert [future.result(WAIT_S) for future in first] == [None] * BUSY_ROWS
+    assert begun.result(WAIT_S) == GATHER_S
+    for name in "abc":
+        settle(writer, settlement(name))
+        turn.pop()()
+    writer.seal()
+    goes_on.set()
+    writer.close(WAIT_S)
+
+    assert commits.rows == [BUSY_ROWS, 3]
+
+
+def test_nobody_waits_for_others_where_few_come(tmp_path: Path, commits: Commits) -> None:
+    slept: list[float] = []
+    writer = Writer(tmp_path, tell=now, on_commit=commits, sleep=slept.append)
+    writer.start()
+    for number in range(2 * BUSY_ROWS):
+        assert settle(writer, settlement(f"{number}")).result(WAIT_S) is None
+    writer.close(WAIT_S)
+
+    assert commits.rows == [1] * 2 * BUSY_ROWS
+    assert slept == []
 
 
 def test_other_work_and_the_end_come_after_what_was_handed_over_before_in_the_same_turn(
