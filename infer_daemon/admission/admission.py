@@ -14,31 +14,22 @@ from infer_daemon.admission import asks
 from infer_daemon.admission.account import Account, changed
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.grammars import refuse_large
-from infer_daemon.admission.rates import LEARN, Places
+from infer_daemon.admission.rates import Places
 from infer_daemon.admission.sizes import Sizes
 from infer_daemon.admission.ticket import Ticket, refuse_full
+from infer_daemon.admission.turns import Outlook, Turns
 from infer_daemon.domain.endpoints import INPUTS_MAX, WITHOUT_ENGINE, Endpoint
-from infer_daemon.domain.errors import FanoutTooLarge, WouldWaitTooLong
+from infer_daemon.domain.errors import FanoutTooLarge
 from infer_daemon.domain.jobs import Tier
 from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.tenant import Tenant
 from infer_daemon.settings.schema import LimitsSection, Settings
 
-CAUTION = 1.2
-"""An expected wait is a guess, and an early no is better than a late one."""
 TEXT_PER_TOKEN = 4
 """Characters, about."""
 COMPLETION_TOKENS = 16
 """What a completion generates where nobody says how much, by OpenAI's definition."""
-
-
-class Outlook(Protocol):
-    """What is asked of a scheduler; see `scheduling.scheduler.Scheduler`."""
-
-    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
-        """How long a request of that tenant and class would wait if it came now and were due then,
-        by the clock of the records."""
 
 
 class Budgets(Protocol):
@@ -83,7 +74,7 @@ class Admission:
         clock: Callable[[], float],
     ) -> None:
         """Args: outlooks: the scheduler of each pool; clock: seconds, the one of the records."""
-        self._outlooks = outlooks
+        self._turns = Turns(outlooks)
         self._budgets = budgets
         self._clock = clock
         self._scheduling = settings.scheduling
@@ -94,8 +85,6 @@ class Admission:
         self._queues = {
             name: Places(self._scheduling.queue_len_max, is_queue=True) for name in outlooks
         }
-        #: Of each pool, a mean: from a request's turn to its first output.
-        self._begin_s = dict.fromkeys(outlooks, 0.0)
         self._tickets: dict[str, Ticket] = {}
         self.change(settings)
 
@@ -163,7 +152,7 @@ class Admission:
         ticket.take_request(*_about(record, ticket, applicant.body, fanout), now_s)
         # 8. Its turn would come in time.
         if needs_engine:
-            self._refuse_late(record, ticket, now_s)
+            ticket.way = self._turns.come(record, ticket.pool, now_s)
         ticket.is_in = True
         record.note(f"admitted as {record.tier}")
 
@@ -182,9 +171,8 @@ class Admission:
         ticket = self._tickets[record.id]
         now_s = record.clock()
         ticket.sizes.refuse_prompt(prompt_tokens)
-        if not ticket.is_rendered:  # once for all of its calls
-            ticket.is_rendered = True
-            self._refuse_late(record, ticket, now_s)
+        if self._arrives(ticket):  # once for all of its calls
+            self._turns.refuse_late(record, ticket.pool, now_s)
         output_tokens = output_tokens_max
         if ticket.is_generating and output_tokens_max:
             output_tokens = ticket.sizes.output(
@@ -214,12 +202,8 @@ class Admission:
         have run, as its client sent it, costs none of the minute's requests."""
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
-            granted_s, begun_s = record.granted_s, record.first_token_s
-            # One whose engine died, or was somebody else's, may have waited before it began.
-            was_delayed = record.waste_continuation_tokens + record.waste_preemption_tokens > 0
-            if granted_s is not None and begun_s is not None and not was_delayed:
-                begin_s = begun_s - granted_s
-                self._begin_s[ticket.pool] += LEARN * (begin_s - self._begin_s[ticket.pool])
+            self._arrives(ticket)
+            self._turns.learn(record, ticket.pool)
             ticket.give_back(
                 record.clock(),
                 was_granted=record.granted_s is not None,
@@ -232,6 +216,7 @@ class Admission:
         reserved, as if it had never come."""
         ticket = self._tickets.pop(record.id, None)
         if ticket is not None:
+            self._arrives(ticket)
             ticket.give_back(
                 record.clock(), was_granted=False, is_clients_fault=True, completion_tokens=0
             )
@@ -259,6 +244,7 @@ class Admission:
             for places in (account.in_flight, account.queued):
                 held = sum(ticket.holds(places) for ticket in self._tickets.values())
                 assert places.taken == held, f"{account.owner} counts {places.taken}, holds {held}"
+        self._turns.check(ticket.way for ticket in self._tickets.values() if ticket.way)
 
     def _classify(self, record: RequestRecord, applicant: Applicant) -> None:
         tenant = applicant.tenant
@@ -290,22 +276,12 @@ class Admission:
                 param="input",
             )
 
-    def _refuse_late(self, record: RequestRecord, ticket: Ticket, now_s: float) -> None:
-        outlook = self._outlooks[ticket.pool]
-        wait_s = outlook.expected_wait_s(record.tenant, record.tier, record.due_s)
-        # Whoever need not wait is let in however long others took: only so is that ever unlearned.
-        begun_s = CAUTION * wait_s + self._begin_s[ticket.pool] if wait_s else 0.0
-        left_s = record.deadline_s - now_s
-        if begun_s > left_s:
-            told = f"its deadline passed {_time(-left_s)} ago"
-            if left_s > 0:
-                told = f"it may wait {_time(left_s)} more"
-            raise WouldWaitTooLong(
-                f"{told}; its turn is expected in {_time(wait_s)}, "
-                f"its answer may begin in {_time(begun_s)}",
-                # When so many have gone that it would be in time; at once it would not.
-                retry_after_s=max(1.0, begun_s - max(0.0, left_s)),
-            )
+    def _arrives(self, ticket: Ticket) -> bool:
+        """Whether it was on its way to the scheduler until now."""
+        way, ticket.way = ticket.way, None
+        if way is not None:
+            self._turns.arrive(way)
+        return way is not None
 
     def _ticket(self, record: RequestRecord, applicant: Applicant, now_s: float) -> Ticket:
         owner = f"tenant {record.tenant}"
@@ -321,11 +297,6 @@ class Admission:
             is_generating=record.endpoint in asks.GENERATING,
             asked_output_tokens=asks.output_tokens(record.endpoint, applicant.body),
         )
-
-
-def _time(seconds: float) -> str:
-    """As a message tells it."""
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{round(1e3 * seconds, 1):g} ms"
 
 
 def _about(

@@ -9,6 +9,7 @@ from infer_daemon.admission.account import Account
 from infer_daemon.admission.appointments import Visitor
 from infer_daemon.admission.rates import Places, Rate
 from infer_daemon.admission.sizes import Sizes
+from infer_daemon.admission.turns import Way
 from infer_daemon.domain.errors import (
     LimitReached,
     QueueFull,
@@ -32,8 +33,8 @@ class Ticket:
     is_generating: bool
     asked_output_tokens: int | None
     taken_s: float
-    is_rendered: bool = False
-    """Whether its tokens are known."""
+    way: Way | None = None
+    """The line to which it is on its way, from when it was let in until its tokens are known."""
     is_in: bool = False
     """Whether every check has been passed."""
     _in_flight: list[Places] = field(default_factory=list)

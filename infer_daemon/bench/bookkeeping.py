@@ -2,7 +2,6 @@
 ledger's parts as the daemon puts them together, and requests that use them as its own do."""
 
 import asyncio
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.record import RequestRecord, new_id
 from infer_daemon.domain.states import EngineState
 from infer_daemon.ledger.accounts import Budget, Unit
 from infer_daemon.ledger.allowances import Allowances
@@ -95,7 +94,7 @@ def a_request(number: int) -> RequestRecord:
     """With all that others than the ledger find out of it, up to its end."""
     now_s = time.monotonic()
     return RequestRecord(
-        id=secrets.token_hex(12), endpoint=Endpoint.CHAT, accepted_s=now_s, clock=time.monotonic,
+        id=new_id(), endpoint=Endpoint.CHAT, accepted_s=now_s, clock=time.monotonic,
         tenant=TENANTS[number % len(TENANTS)], model=MODEL, deployment=MODEL, engine="engine",
         recipe_hash="0123456789abcdef", client="127.0.0.1", stream=True, authenticated_s=now_s,
         read_s=now_s, routed_s=now_s, admitted_s=now_s, rendered_s=now_s, granted_s=now_s,

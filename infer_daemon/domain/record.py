@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,12 +13,25 @@ from infer_daemon.domain.jobs import JobId, Tier
 from infer_daemon.domain.outcomes import Outcome
 
 STORY_MAX = 64
-_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{24}(?![0-9a-f])")
+ID_CHARS = 24
+_ID = re.compile(rf"(?<![0-9a-f])[0-9a-f]{{{ID_CHARS}}}(?![0-9a-f])")
+
+
+def _made_up() -> Iterator[str]:
+    """Many of one call of the kernel, which lets go of the interpreter: a thread that waits for it
+    may then keep it for longer than all else takes that is done for a request."""
+    while True:
+        many = secrets.token_hex(128 * ID_CHARS // 2)
+        for begin in range(0, len(many), ID_CHARS):
+            yield many[begin : begin + ID_CHARS]
+
+
+_ids = _made_up()
 
 
 def new_id() -> str:
-    """Of a request, or of an answer that belongs to none."""
-    return secrets.token_hex(12)
+    """Of a request, or of an answer that belongs to none. For the event loop's thread."""
+    return next(_ids)
 
 
 def id_in(text: str) -> str | None:
@@ -27,7 +40,12 @@ def id_in(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-_OF_ONE_TRY = ("x-infer-truncated", "x-infer-clamped", "x-infer-model", "x-infer-fallback")
+CONTINUED = "x-infer-continued"
+"""Response header of an answer that was continued after its engine was lost: what of it is not as
+it would have been. A stream that has begun is told by a comment."""
+_OF_ONE_TRY = (
+    "x-infer-truncated", "x-infer-clamped", "x-infer-model", "x-infer-fallback", CONTINUED,
+)  # fmt: skip
 """What is told of a request that is not so of it with another model."""
 
 
@@ -157,6 +175,14 @@ class RequestRecord:
         """Add to its story, which is bounded: a long answer has no more of one than a short."""
         if len(self.story) < STORY_MAX:
             self.story.append((self.clock(), event))
+
+    def tell_continued(self, inexact: Iterable[str]) -> None:
+        """A call of it goes on, and this of it not as without the interruption."""
+        known = self.told[CONTINUED].split(",") if CONTINUED in self.told else []
+        for what in sorted(inexact):
+            self.note(f"continued, {what} not as without interruption")
+        if found := {*known, *inexact}:
+            self.told[CONTINUED] = ",".join(sorted(found))
 
     async def close_calls(self) -> None:
         """End whatever this request still has in an engine or in a queue."""

@@ -1,7 +1,6 @@
-"""Who goes next, and into which engine.
+"""What becomes of whoever comes, waits or runs, and of the counters and the windows meanwhile.
 
-Classes in strict order (batch has a minimum share), virtual token counters between the tenants of a
-class, earliest due first inside a tenant, and an engine is given no more than its window.
+Whose turn it is, says `next_turn`; who gives way to it, `preemption`.
 
 Pure: events go in (`submit`, `token`, `finish`, `cancel`, `resize`, `expect`, `expire`, `change`),
 decisions come out (`Grant`, `Evict`, `Reject`, `Preempt`). It never awaits, reads a clock, logs or
@@ -22,14 +21,12 @@ from infer_daemon.scheduling.decisions import (
     RejectReason,
 )
 from infer_daemon.scheduling.line import Line, Waiting
+from infer_daemon.scheduling.next_turn import next_turn
 from infer_daemon.scheduling.patience import Patience
 from infer_daemon.scheduling.policy import Policy
 from infer_daemon.scheduling.preemption import exchange, may_give_way
-from infer_daemon.scheduling.state import BATCH, CRITICAL, PASSES_MAX, Running, State
-from infer_daemon.scheduling.window import LEVELS, Level, Window, need_of
-
-# By a name of this module: see `state`.
-_CRITICAL = Level.CRITICAL
+from infer_daemon.scheduling.state import BATCH, Running, State
+from infer_daemon.scheduling.window import Window, need_of
 
 
 class Core(State):
@@ -61,7 +58,9 @@ class Core(State):
         if running is None:
             return []
         if not running.generated:
-            self._count(running, count, self._first_token(running), now_s)
+            self._prompt_is_done(running)
+            # It was charged when it went in, which is long before it counts for the pace.
+            self._count(running, count, running.prompt_service, now_s)
             return self._fill(now_s)
         job, fairness = running.job, self.fairness[running.job.tier]
         batch_was = self.batch_share.level
@@ -83,8 +82,7 @@ class Core(State):
             longest = -(-running.generated // job.seqs)
             self.estimates.learn(job.tenant, job.model, job.output_tokens_max, longest)
         if not running.generated:
-            service = self.policy.service(job, 0)
-            self.pace.note(service, now_s, is_backlogged=bool(self.waiting))
+            self.pace.note(running.prompt_service, now_s, is_backlogged=bool(self.waiting))
         self._leave_engine(running)
         return self._fill(now_s)
 
@@ -160,18 +158,17 @@ class Core(State):
         engine."""
         decisions: list[Decision] = []
         while self.waiting:
-            if exchanged := self._exchange(now_s):
+            # Asked here and not there: a call for each decision, where seldom anybody gives way.
+            if self.patience.over and self.giving_way and (exchanged := self._exchange(now_s)):
                 decisions += exchanged
-            elif (grant := self._next_grant(now_s)) is not None:
-                decisions.append(grant)
+            elif (turn := next_turn(self)) is not None:
+                decisions.append(self._enter(turn.waiting, turn.engine, turn.passed, now_s))
             else:
                 break
         return decisions
 
     def _exchange(self, now_s: float) -> list[Decision]:
         """Have batch work give way, if there is somebody to whom it must."""
-        if not (self.patience.over and self.giving_way):
-            return []
         found = exchange(self)
         if found is None:
             return []
@@ -180,58 +177,6 @@ class Core(State):
         tier = found.waiting.job.tier
         grant = self._enter(found.waiting, found.engine, found.passed, now_s)
         return [*(Preempt(victim.job.id, tier) for victim in found.victims), grant]
-
-    def _next_grant(self, now_s: float) -> Grant | None:
-        """Who goes next:
-
-        1. Nobody, if the levels that still have room are above everybody's.
-        2. Class by class in order; batch before interactive while it is owed its minimum share.
-        3. In a class the tenant with the smallest counter, with the first job of its line.
-        4. If that does not fit, the next tenant, a few times.
-        5. Nobody passes the first of a class whose tenant is too far ahead of it, or who takes
-           room that it could use when that has happened too often.
-        """
-        open_from = LEVELS
-        for window in self.windows.values():
-            open_from = min(open_from, window.open_from)
-        if open_from >= _CRITICAL and not self.fairness[CRITICAL].waiting:
-            self.is_room_kept = False
-            return None
-        kept_up_to = -1
-        passed: list[Waiting] = []
-        for tier in self.tiers():
-            if not self.fairness[tier].waiting or self.highest_level(tier) < open_from:
-                continue
-            first: str | None = None
-            for tenant in self.next_tenants(tier):
-                level = self.level(tier, tenant)
-                if first is None:
-                    first = tenant
-                elif self.is_too_far_ahead(tier, tenant, first):
-                    kept_up_to = max(kept_up_to, self.level(tier, first))
-                    break
-                if level < open_from:
-                    continue
-                waiting = self.lines[tier, tenant].first
-                if level > kept_up_to:
-                    window_name = self._emptiest(waiting, level)
-                    if window_name is not None:
-                        return self._enter(waiting, window_name, passed, now_s)
-                if tenant is first and waiting.passed_by >= PASSES_MAX:
-                    kept_up_to = max(kept_up_to, level)
-                passed.append(waiting)
-        self.is_room_kept = kept_up_to >= 0
-        return None
-
-    def _emptiest(self, waiting: Waiting, level: Level) -> EngineName | None:
-        """Of the windows that take the job."""
-        best: EngineName | None = None
-        best_share = -1.0
-        for name, window in self.windows_for(waiting.job).items():
-            share = window.free_share
-            if share > best_share and window.takes(waiting.job, waiting.output_tokens, level):
-                best, best_share = name, share
-        return best
 
     def _enter(
         self, waiting: Waiting, name: EngineName, passed: list[Waiting], now_s: float
@@ -252,17 +197,20 @@ class Core(State):
         paid: float | None = None
         if job.tier is BATCH and self.is_batch_in_the_way:
             paid = self.batch_share.take(waiting.service, self.policy.batch_share_min)
-        running = self.running[job.id] = Running(job, name, need, waiting.output_tokens, paid)
-        if may_give_way(job):
+        service = self.policy.service(job, 0)
+        running = Running(job, name, need, waiting.output_tokens, service, paid)
+        self.running[job.id] = running
+        if job.may_give_way and may_give_way(job):
             self.giving_way[job.id] = running
-        self._charge(job, max(1.0, self.policy.service(job, 0)))
+        self._charge(job, service if service > 1.0 else 1.0)
         return Grant(job.id, name)
 
     def _leave_engine(self, running: Running) -> None:
         """It needs its room no more."""
         job = running.job
         del self.running[job.id]
-        self.giving_way.pop(job.id, None)
+        if job.may_give_way:
+            self.giving_way.pop(job.id, None)
         inside = self.inside.pop(job.tenant)
         if inside > 1:
             self.inside[job.tenant] = inside - 1
@@ -277,13 +225,10 @@ class Core(State):
         if job.tier is not BATCH and self.fairness[BATCH].waiting:
             self.batch_share.others_served(service, self.policy.batch_share_min)
 
-    def _first_token(self, running: Running) -> float:
-        """Its prompt is done. Returns the service that counts for the pace only now: it was charged
-        when it went in, which is long before."""
+    def _prompt_is_done(self, running: Running) -> None:
         if (window := self.windows.get(running.engine)) is not None:
             window.read(running.need.prefill_tokens)
         running.need.prefill_tokens = 0
-        return self.policy.service(running.job, 0)
 
     def _count(self, running: Running, count: int, prompt_service: float, now_s: float) -> None:
         service = self.policy.output_weight * count
@@ -318,7 +263,8 @@ class Core(State):
         output = self.estimates.expected(job.tenant, job.model, job.output_tokens_max)
         service = self.policy.service(job, output * job.seqs)
         waiting = self.waiting[job.id] = line.join(job, output, service, now_s)
-        self._be_patient(waiting)
+        if self.policy.preempt_after_s:
+            self._be_patient(waiting)
         self.backlog[job.tier] += service
         heapq.heappush(self.deadlines, (job.deadline_s, job.id))
         if len(self.deadlines) > 2 * len(self.waiting) + 64:
@@ -333,7 +279,8 @@ class Core(State):
 
     def _leave_line(self, job_id: JobId) -> None:
         waiting = self.waiting.pop(job_id)
-        self.patience.end(job_id)
+        if self.policy.preempt_after_s:  # else nobody's has begun
+            self.patience.end(job_id)
         job = waiting.job
         self.backlog[job.tier] -= waiting.service
         line = self.lines[job.tier, job.tenant]

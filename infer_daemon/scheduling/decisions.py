@@ -1,7 +1,8 @@
 """What the core decides, for the shell to carry out."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from infer_daemon.domain.jobs import EngineName, JobId, Tier
 
@@ -22,32 +23,28 @@ class RejectReason(StrEnum):
     NEVER_FITS = "never_fits"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """The job may enter that engine now; what it needs is counted from here on."""
 
     job: JobId
     engine: EngineName
 
 
-@dataclass(frozen=True, slots=True)
-class Evict:
+class Evict(msgspec.Struct, frozen=True, gc=False):
     """The job waits no longer and must be refused."""
 
     job: JobId
     reason: EvictReason
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True, gc=False):
     """The job was not queued and must be refused."""
 
     job: JobId
     reason: RejectReason
 
 
-@dataclass(frozen=True, slots=True)
-class Preempt:
+class Preempt(msgspec.Struct, frozen=True, gc=False):
     """The job has no place in its engine any more and must be taken out of it, to be submitted
     again with one more preemption."""
 

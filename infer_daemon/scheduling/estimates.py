@@ -8,7 +8,6 @@ Pure.
 
 import math
 from bisect import bisect_left, insort
-from collections import deque
 
 SAMPLES = 64
 SAMPLES_MIN = 8
@@ -19,19 +18,25 @@ QUANTILE = 0.9
 class _Lengths:
     """The last lengths of one tenant's answers from one model."""
 
-    __slots__ = ("_ordered", "_recent", "expected")
+    __slots__ = ("_oldest", "_ordered", "_recent", "expected")
 
     def __init__(self) -> None:
-        self._recent: deque[int] = deque()
+        #: A ring once it is full: a list, since a deque begins with room for as many at once.
+        self._recent: list[int] = []
+        self._oldest = 0
         self._ordered: list[int] = []
         self.expected: int | None = None
         """What nine of ten do not exceed; None until enough are known."""
 
     def add(self, output_tokens: int) -> None:
         recent, ordered = self._recent, self._ordered
-        if len(recent) == SAMPLES:
-            del ordered[bisect_left(ordered, recent.popleft())]
-        recent.append(output_tokens)
+        if len(recent) < SAMPLES:
+            recent.append(output_tokens)
+        else:
+            oldest = self._oldest
+            del ordered[bisect_left(ordered, recent[oldest])]
+            recent[oldest] = output_tokens
+            self._oldest = (oldest + 1) % SAMPLES
         insort(ordered, output_tokens)
         if len(ordered) >= SAMPLES_MIN:
             self.expected = ordered[math.ceil(QUANTILE * len(ordered)) - 1]
@@ -56,4 +61,5 @@ class Estimates:
         lengths = self._by_key.get((tenant, model, output_tokens_max.bit_length()))
         if lengths is None or lengths.expected is None:
             return output_tokens_max
-        return min(output_tokens_max, lengths.expected)
+        expected = lengths.expected
+        return expected if expected < output_tokens_max else output_tokens_max

@@ -2,14 +2,14 @@
 then in order of arrival."""
 
 from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass
 from math import inf
+
+import msgspec
 
 from infer_daemon.domain.jobs import Job
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, eq=False, gc=False):
     """A job in a line."""
 
     job: Job

@@ -25,17 +25,22 @@ class Outlook:
         self._state = state
         self._left_s: list[float] | None = None
 
-    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float, *, coming: int = 0) -> float:
         """How long a job of that tenant and class would wait if it came now and were due then: of
-        its tenant's own work, what is due earlier goes before it."""
+        its tenant's own work, what is due earlier goes before it.
+
+        Args: coming: jobs of theirs that are not in line yet and will be before it.
+        """
         state = self._state
         line = state.lines.get((tier, tenant))
         if line:
-            return self._wait_s(tenant, tier, line.service_before(due_s))
+            return self._wait_s(tenant, tier, line.service_before(due_s), coming)
         level = state.level(tier, tenant)
-        if any(window.open_from <= level for window in state.windows.values()):
+        is_open = [w for w in state.windows.values() if w.open_from <= level]
+        beyond = coming - sum(window.limits.seqs - window.seqs for window in is_open)
+        if is_open and beyond < 0:
             return 0.0
-        return self._wait_s(tenant, tier, 0.0)
+        return self._wait_s(tenant, tier, 0.0, max(0, beyond))
 
     def prospect(self, job_id: JobId) -> Prospect | None:
         """What a job has to expect; None if it does not wait."""
@@ -48,7 +53,7 @@ class Outlook:
         before = line.service * (position - 1) / len(line)
         return Prospect(position, self._wait_s(job.tenant, job.tier, before))
 
-    def _wait_s(self, tenant: str, tier: Tier, before: float) -> float:
+    def _wait_s(self, tenant: str, tier: Tier, before: float, coming: int = 0) -> float:
         """Whatever is in the classes above, and what goes before it in its own. Batch work waits
         for the classes above no longer than until its minimum share has reached it; others no
         longer than until it gives way, while there is some for each who goes before."""
@@ -57,8 +62,9 @@ class Outlook:
         if not per_s:
             return 0.0
         above = sum(state.backlog[of] for of in Tier if of.rank < tier.rank)
-        beside = before + self._others_before(tenant, tier, before)
-        beside = min(state.backlog[tier], beside)
+        to_come = coming * self._mean if coming else 0.0
+        others = self._others_before(tenant, tier, before + to_come)
+        beside = min(state.backlog[tier], before + others) + to_come
         if tier is Tier.BATCH:
             share_min = state.policy.batch_share_min
             above = min(above, state.batch_share.others_before(beside, share_min))
@@ -101,8 +107,14 @@ class Outlook:
 
     @property
     def _mean(self) -> float:
-        """What a waiting job is expected to cost."""
-        return sum(self._state.backlog.values()) / max(1, len(self._state.waiting))
+        """What a waiting job is expected to cost; if none waits, what those inside were."""
+        state = self._state
+        if state.waiting:
+            return sum(state.backlog.values()) / len(state.waiting)
+        inside = state.running.values()
+        service = state.policy.service
+        whole = sum(service(one.job, one.output_tokens * one.job.seqs) for one in inside)
+        return whole / max(1, len(inside))
 
     def _jobs(self, service: float) -> int:
         """About how many waiting jobs come to that."""

@@ -1,6 +1,9 @@
 """How fast work is done while more of it waits. Pure."""
 
 MEMORY_S = 10.0
+OUTPUT_MEMORY_S = 2.0
+"""Shorter: steps tell it many times a second, and how long they take changes at once with what else
+the machine does."""
 KNOWN_AFTER_S = 1.0
 """Less says nothing: the first moments of a backlog are all prefill."""
 
@@ -26,6 +29,7 @@ class Pace:
             decay = MEMORY_S / (MEMORY_S + spent_s)
             self._service *= decay
             self._time_s = self._time_s * decay + spent_s
+            decay = OUTPUT_MEMORY_S / (OUTPUT_MEMORY_S + spent_s)
             self._tokens *= decay
             self._gaps_s *= decay
         self._service += service

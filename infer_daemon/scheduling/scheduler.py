@@ -107,9 +107,10 @@ class Scheduler:
         """Another policy from now on, for those too who wait already."""
         self._act(self._core.change(policy, asyncio.get_running_loop().time()))
 
-    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
-        """How long a job of that tenant and class would wait if it came now and were due then."""
-        return Outlook(self._core).expected_wait_s(tenant, tier, due_s)
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float, *, coming: int = 0) -> float:
+        """How long a job of that tenant and class would wait if it came now and were due then; see
+        `Outlook`."""
+        return Outlook(self._core).expected_wait_s(tenant, tier, due_s, coming=coming)
 
     def prospect(self, job_id: JobId) -> Prospect | None:
         """Place and expected wait of a waiting job; None for any other."""

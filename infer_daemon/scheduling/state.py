@@ -2,7 +2,8 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from infer_daemon.domain.jobs import (
     FEW_IN_QUEUE,
@@ -39,8 +40,7 @@ _BATCH_FIRST = (CRITICAL, BATCH, INTERACTIVE)
 _HIGHEST = {CRITICAL: Level.CRITICAL, INTERACTIVE: Level.NEWCOMER}
 
 
-@dataclass(slots=True)
-class Running:
+class Running(msgspec.Struct, eq=False, gc=False):
     """A job in an engine."""
 
     job: Job
@@ -48,6 +48,8 @@ class Running:
     need: Need
     output_tokens: int
     """Room is counted for that many, per sequence."""
+    prompt_service: float
+    """What its prompt costs."""
     share_paid: float | None
     """What batch work paid of its minimum share when it went in; None if it kept nobody waiting."""
     generated: int = 0

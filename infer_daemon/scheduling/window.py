@@ -4,8 +4,9 @@ Requests wait in the daemon and not in the engine, so the window is what keeps a
 short enough for whoever comes next. Pure; in-process, so exact and without lag.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from infer_daemon.domain.jobs import Job, WindowLimits
 from infer_daemon.scheduling.policy import Policy
@@ -25,8 +26,7 @@ class Level(IntEnum):
 LEVELS = len(Level)
 
 
-@dataclass(slots=True)
-class Need:
+class Need(msgspec.Struct, gc=False):
     """What a job takes of a window."""
 
     seqs: int
@@ -37,7 +37,13 @@ class Need:
 def need_of(job: Job, output_tokens: int, limits: WindowLimits) -> Need:
     """What a job is expected to take that generates `output_tokens` per sequence."""
     kv_tokens = _kv_tokens(job, output_tokens, limits.kv_block_tokens)
-    return Need(job.seqs, kv_tokens, min(job.prompt_tokens or 1, limits.prompt_step_tokens))
+    return Need(job.seqs, kv_tokens, _prompt_tokens(job, limits))
+
+
+def _prompt_tokens(job: Job, limits: WindowLimits) -> int:
+    """That stand in others' way until its first output."""
+    prompt_tokens, most = job.prompt_tokens or 1, limits.prompt_step_tokens
+    return prompt_tokens if prompt_tokens < most else most
 
 
 def _kv_tokens(job: Job, output_tokens: int, kv_block_tokens: int) -> int:
@@ -83,8 +89,10 @@ class Window:
         # In the order of what they cost: this is asked for whoever waits, again and again.
         if self.seqs and self.seqs + job.seqs > seqs:
             return False
-        prompt_tokens = min(job.prompt_tokens or 1, self.limits.prompt_step_tokens)
-        if self.prefill_tokens and self.prefill_tokens + prompt_tokens > prefill_tokens:
+        if (
+            self.prefill_tokens
+            and self.prefill_tokens + _prompt_tokens(job, self.limits) > prefill_tokens
+        ):
             return False
         needed = _kv_tokens(job, output_tokens, self.limits.kv_block_tokens)
         return not self.kv_tokens or self.kv_tokens + needed <= kv_tokens
@@ -95,11 +103,12 @@ class Window:
         level = LEVELS
         if self.entries_left == 0:
             return level
-        for seqs, kv_tokens, prefill_tokens in self._caps_from_top:
+        seqs, kv_tokens, prefill_tokens = self.seqs, self.kv_tokens, self.prefill_tokens
+        for seqs_max, kv_tokens_max, prefill_tokens_max in self._caps_from_top:
             if (
-                self.seqs >= seqs
-                or self.kv_tokens >= kv_tokens
-                or self.prefill_tokens >= prefill_tokens
+                seqs >= seqs_max
+                or kv_tokens >= kv_tokens_max
+                or prefill_tokens >= prefill_tokens_max
             ):
                 return level
             level -= 1

@@ -66,6 +66,10 @@ def _judge_victims(judge: Judge, case: Case, victims: list[Case], engine: Engine
         assert victims == alone[:1], f"{alone[0].job.id} alone was to give way"
         return
     assert _is_enough(judge, case, victims), f"{victims} are not enough"
+    for other in judge.engines:
+        newest = [one for one in giving if one.engine == other]
+        few = newest[: len(victims) - 1]
+        assert not (few and _is_enough(judge, case, few)), f"fewer are enough in {other}"
     for victim in victims:
         others = [other for other in victims if other is not victim]
         assert not _is_enough(judge, case, others), f"{victim.job.id} gave way in vain"

@@ -36,7 +36,7 @@ class Desk:
     def __init__(self, settings_of: MakeSettings, limits: str) -> None:
         self.settings_of = settings_of
         self.now_s = 1000.0
-        self.wait_s = 0.0
+        self.wait_s = self.wait_for_each_s = 0.0
         settings = settings_of(f"{limits}\n{MODEL}")
         self.allowances = Allowances(
             budgets(settings), prices(settings), lambda: round(self.now_s * 1e6)
@@ -44,9 +44,9 @@ class Desk:
         self.admission = Admission(settings, {"echo": self}, self.allowances, lambda: self.now_s)
         self._numbers = itertools.count()
 
-    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float) -> float:
-        """See `admission.Outlook`."""
-        return self.wait_s
+    def expected_wait_s(self, tenant: str, tier: Tier, due_s: float, *, coming: int) -> float:
+        """See `admission.turns.Outlook`."""
+        return self.wait_s + coming * self.wait_for_each_s
 
     def change(self, limits: str) -> None:
         """As a reload does it."""
@@ -358,7 +358,7 @@ def test_too_much_output_is_blamed_on_the_field_that_asks_for_it(
     assert caught.value.param == field
 
 
-@pytest.mark.parametrize(("wait_s", "told_s"), [(17.0, 1.0), (50.0, 40.0), (1000.0, 1180.0)])
+@pytest.mark.parametrize(("wait_s", "told_s"), [(17.0, 3.8), (50.0, 50.0), (1000.0, 1380.0)])
 def test_who_would_wait_too_long_comes_again_when_it_would_not(
     settings_of: MakeSettings, wait_s: float, told_s: float
 ) -> None:
@@ -373,11 +373,38 @@ def test_who_would_wait_too_long_comes_again_when_it_would_not(
     desk.come()
 
 
+def test_whoever_comes_behind_others_who_are_still_rendered_hears_at_once_that_it_is_too_late(
+    settings_of: MakeSettings,
+) -> None:
+    desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
+    desk.wait_s, desk.wait_for_each_s = 5.0, 4.0
+    first, second, third = (desk.come() for _ in range(3))
+    with pytest.raises(WouldWaitTooLong):
+        desk.come()
+    desk.come(tenant="somebody-else")
+
+    desk.tokens(first, 1)
+    desk.tokens(first, 1)
+    desk.settle(second)
+    desk.settle(first)
+    fourth = desk.come()
+    fifth = desk.come()
+    with pytest.raises(WouldWaitTooLong):
+        desk.come()
+
+    desk.admission.check()
+    desk.wait_s = 14.0  # those who were on their way stand in line now
+    desk.tokens(third, 1)
+    for record in (third, fourth, fifth):
+        desk.settle(record)
+    desk.admission.check()
+
+
 def test_short_times_are_told_in_milliseconds(settings_of: MakeSettings) -> None:
     desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 0.25")
     desk.wait_s = 0.9
 
-    told = r"may wait 250 ms more; its turn is expected in 900 ms, its answer may begin in 1\.1 s"
+    told = r"may wait 250 ms more; its turn is expected in 900 ms, its answer may begin in 1\.3 s"
     with pytest.raises(WouldWaitTooLong, match=told):
         desk.come()
     with pytest.raises(WouldWaitTooLong, match=r"its deadline passed 0\.5 ms ago; "):
@@ -389,7 +416,7 @@ def test_a_wait_that_is_refused_is_longer_than_the_time_that_is_told(
 ) -> None:
     desk = Desk(settings_of, "[scheduling]\nwait_timeout_s = 20")
     desk.wait_s = 17.0
-    told = r"20\.0 s more; its turn is expected in 17\.0 s, its answer may begin in 20\.4 s"
+    told = r"20\.0 s more; its turn is expected in 17\.0 s, its answer may begin in 23\.8 s"
     with pytest.raises(WouldWaitTooLong, match=told):
         desk.come()
 

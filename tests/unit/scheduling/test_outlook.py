@@ -48,6 +48,34 @@ def test_nothing_is_foretold_while_the_pace_is_unknown(job: MakeJob) -> None:
     assert expected_wait_s(core, "acme", INTERACTIVE) == 0
 
 
+def test_those_who_are_not_in_line_yet_count_as_much_as_those_who_are(
+    core: Core, job: MakeJob
+) -> None:
+    outlook = Outlook(core)
+
+    assert outlook.expected_wait_s("a", INTERACTIVE, inf, coming=3) == pytest.approx(13, rel=0.02)
+    assert outlook.expected_wait_s("new", INTERACTIVE, inf, coming=3) == pytest.approx(7, rel=0.1)
+
+
+def test_those_who_are_not_in_line_yet_fill_the_places_that_are_free(job: MakeJob) -> None:
+    core = Core(Policy(queue_len_max=99))
+    open_engine(core, 4)
+    for n in range(5):
+        core.submit(job(f"j{n}", output_tokens_max=100), 0)
+    for second in range(1, 10):
+        for n in range(5):
+            core.token(JobId(f"j{n}"), 1, second)
+    finish(core, "j0")
+    finish(core, "j1")
+    outlook = Outlook(core)
+
+    waits_s = [outlook.expected_wait_s("acme", INTERACTIVE, inf, coming=n) for n in range(4)]
+
+    assert waits_s[0] == 0
+    assert waits_s[1] > 50
+    assert waits_s == sorted(waits_s)
+
+
 def test_a_tenant_waits_for_its_own_work(core: Core) -> None:
     assert expected_wait_s(core, "a", INTERACTIVE) == pytest.approx(10, rel=0.02)
 

@@ -8,6 +8,8 @@ from infer_daemon.domain.jobs import JobId, Tier, WindowLimits
 from infer_daemon.scheduling.core import Core
 from infer_daemon.scheduling.decisions import Decision, Grant, Preempt
 from infer_daemon.scheduling.policy import Policy
+from infer_daemon.scheduling.preemption import gives_way_to
+from infer_daemon.scheduling.state import LEAD_MAX, PASSES_MAX
 from tests.conftest import MakeJob
 from tests.unit.scheduling.events import A, B, granted, open_engine
 
@@ -135,6 +137,19 @@ def test_one_gives_way_where_one_is_enough_and_no_more_than_are_needed(
     assert told(core.expire(1)) == ["-large", "+u2", "-b3", "-b2", "-b1", "+u3"]
 
 
+def test_where_one_is_not_enough_as_few_as_possible_give_way(core: Core, job: MakeJob) -> None:
+    open_engine(core, 3)
+    open_engine(core, 4, B)
+    for name in ("a1", "a2", "a3"):
+        core.submit(batch(job, name, avoids=frozenset({B})), 0)
+    for name in ("b1", "b2"):
+        core.submit(batch(job, name, seqs=2, avoids=frozenset({A})), 0)
+    core.submit(urgent(job, "u", seqs=3), 0)
+
+    assert told(core.expire(1)) == ["-b2", "-b1", "+u"]
+    assert core.running[JobId("u")].engine == B
+
+
 def test_none_of_several_gives_way_in_vain(core: Core, job: MakeJob) -> None:
     """The newest has the sequence that is needed, but not the tokens."""
     core.resize(A, WindowLimits(seqs=9, kv_tokens=100), 0)
@@ -185,6 +200,7 @@ def test_interactive_work_leaves_alone_what_went_in_on_batchs_minimum_share(
     core.batch_share.take(10_000, 0)  # and owed no more
 
     assert core.expire(50) == []
+    assert [gives_way_to(core, tier) for tier in AFTER_S] == [1, 0]
     core.submit(urgent(job, "u"), 50)
     assert told(core.expire(51)) == ["-owed", "+u"]
 
@@ -210,3 +226,66 @@ def test_nobody_gives_way_in_an_engine_that_has_failed_the_other(core: Core, job
 
     assert core.expire(1) == [Preempt(JobId("in-a"), Tier.CRITICAL), Grant(JobId("u"), A)]
     core.check()
+
+
+def test_nobody_gives_way_to_whoever_would_take_room_that_is_kept(core: Core, job: MakeJob) -> None:
+    open_engine(core, 3)
+    core.submit(job("stays"), 0)
+    core.submit(batch(job, "b"), 0)
+    core.submit(urgent(job, "large", tenant="a", seqs=3), 0)
+    for number in range(PASSES_MAX):
+        assert granted(core.submit(urgent(job, f"u{number}", tenant="z"), 0)) == [f"u{number}"]
+        if number < PASSES_MAX - 1:
+            core.finish(JobId(f"u{number}"), 0)
+    core.submit(urgent(job, "next", tenant="z"), 0)
+
+    assert core.expire(1) == []
+    core.check()
+
+
+def test_an_exchange_passes_those_before_it_who_could_have_used_the_room(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 2)
+    core.submit(job("stays"), 0)
+    core.submit(batch(job, "b"), 0)
+    core.submit(urgent(job, "large", tenant="a", seqs=2), 0)
+    core.submit(urgent(job, "small", tenant="z"), 0)
+
+    assert told(core.expire(1)) == ["-b", "+small"]
+    assert core.waiting[JobId("large")].passed_by == 1
+
+
+def test_nobody_gives_way_to_whoever_is_too_far_ahead_of_the_first(
+    core: Core, job: MakeJob
+) -> None:
+    open_engine(core, 2)
+    core.submit(job("stays"), 0)
+    core.submit(batch(job, "b"), 0)
+    core.submit(urgent(job, "large", tenant="a", seqs=2), 0)
+    core.submit(urgent(job, "small", tenant="z"), 0)
+    core.fairness[Tier.CRITICAL].charge("z", 2 * LEAD_MAX)
+
+    assert core.expire(1) == []
+    core.check()
+
+
+def test_nobody_gives_way_to_whoever_would_go_where_newcomers_are_to_go(job: MakeJob) -> None:
+    core = Core(
+        Policy(
+            queue_len_max=50,
+            kept_for_critical=0,
+            kept_for_newcomers=0.5,
+            kept_from_batch=0,
+            preempt_after_s=AFTER_S,
+        )
+    )
+    open_engine(core, 2)
+    core.submit(batch(job, "b"), 0)
+    core.submit(job("i1"), 0)
+    core.submit(job("i2"), 0)
+    assert list(core.running) == ["b", "i1"]
+
+    assert core.expire(3) == []
+    core.submit(job("newcomer", tenant="other"), 3)
+    assert told(core.expire(6)) == ["-b", "+newcomer"]

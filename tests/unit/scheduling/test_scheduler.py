@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -363,4 +364,45 @@ async def test_a_job_that_gives_way_before_it_knows_of_its_turn_waits_for_anothe
     scheduler.finish(JobId("u"))
     assert await batch == A
     scheduler.finish(JobId("b"))
+    assert_empty(scheduler)
+
+
+async def test_who_is_told_to_leave_is_not_told_inside_of_what_an_engine_tells(
+    scheduler: Scheduler, job: MakeJob, preempted: list[tuple[JobId, Tier]]
+) -> None:
+    scheduler.resize(A, WindowLimits(seqs=2))
+    await scheduler.turn(job("b", tier=Tier.BATCH, may_give_way=True))
+    await scheduler.turn(job("i"))
+    urgent = await begin(scheduler.turn(job("u", tier=Tier.CRITICAL, seqs=2)))
+    await asyncio.sleep(2)
+    scheduler.finish(JobId("i"))
+    assert preempted == []
+
+    assert await urgent == A
+    assert preempted == [(JobId("b"), Tier.CRITICAL)]
+    scheduler.cancel(JobId("b"))
+    scheduler.finish(JobId("u"))
+    assert_empty(scheduler)
+
+
+async def test_a_job_that_gives_way_before_it_knows_of_its_turn_is_not_refused_a_place_in_the_queue(
+    scheduler: Scheduler, job: MakeJob, preempted: list[tuple[JobId, Tier]]
+) -> None:
+    scheduler.resize(A, WindowLimits(seqs=2))
+    for name in ("i1", "i2"):
+        await scheduler.turn(job(name))
+    urgent = await begin(scheduler.turn(job("u", tier=Tier.CRITICAL, seqs=2)))
+    batch = await begin(scheduler.turn(job("b", tier=Tier.BATCH, may_give_way=True)))
+    behind = await begin(scheduler.turn(job("behind", tier=Tier.BATCH)))
+    await asyncio.sleep(2)
+    for name in ("i1", "i2"):
+        scheduler.finish(JobId(name))
+    assert preempted == [(JobId("b"), Tier.CRITICAL)]
+    scheduler.change(replace(PREEMPTING, queue_len_max=1))
+
+    assert await urgent == A
+    scheduler.finish(JobId("u"))
+    assert (await batch, await behind) == (A, A)
+    for name in ("b", "behind"):
+        scheduler.finish(JobId(name))
     assert_empty(scheduler)
