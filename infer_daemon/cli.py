@@ -28,6 +28,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
     # Not only in the plugin: vLLM loads it after its handshake with the daemon, for which an engine
     # whose daemon is gone would wait for ever.
     plugin.die_with_the_parent()
+    plugin.log_as_the_daemon_does()
     # This is an engine's process, about to import vLLM: a tenth faster without the collector, which
     # finds nothing in modules. `engines.vllm.plugin` switches it on again.
     gc.disable()

@@ -1,5 +1,6 @@
 """What a configuration means on this machine: `infer-daemon check`."""
 
+import logging
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,7 @@ def problems(settings: Settings) -> list[str]:
     found = missing(settings)
     if found or not engines:
         return found
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # what it says of itself is not the file's
     from infer_daemon.engines.vllm import arguments
 
     for name, engine in engines.items():

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from infer_daemon.admission.admission import Admission
+from infer_daemon.asking import Ask, Body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
@@ -22,7 +23,7 @@ from infer_daemon.ledger.metrics import Metrics
 from infer_daemon.ledger.recorder import Recorder
 from infer_daemon.ledger.stopwatch import Stopwatch, placement
 from infer_daemon.live import budgets, policy, prices, windows
-from infer_daemon.request_path import Answer, Ask, Body, RequestPath
+from infer_daemon.request_path import Answer, RequestPath
 from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
 from infer_daemon.settings.schema import Settings
@@ -112,6 +113,10 @@ class Inside:
         self.engines[name].kill()
         self.pools[self._pool_of[name]].close(EngineName(name))
         self._change(EngineName(name), state)
+
+    def pool_of(self, engine: str) -> Pool:
+        """The pool that an engine belongs to."""
+        return self.pools[self._pool_of[engine]]
 
     def _change(self, engine: EngineName, state: EngineState) -> None:
         """As the daemon is told it."""

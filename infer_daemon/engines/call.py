@@ -27,7 +27,8 @@ class EngineCall:
     def __init__(self, gate: "Gate", work: Work, record: RequestRecord) -> None:
         self._gate = gate
         self._work = work
-        self._record = record
+        self.record = record
+        """Of the request that it belongs to."""
         self._mailbox: Mailbox | None = None
         self.engine: Engine | None = None
         """The one that has it, or had when it died."""
@@ -61,8 +62,8 @@ class EngineCall:
             if self._mailbox is None:
                 if self._ended_with is not None:
                     raise self._ended_with
-                self._mailbox = self._gate.enter(self._work, self._record)
-                self.engine = await self._gate.begin(self._work, self._record, self._mailbox)
+                self._mailbox = self._gate.enter(self._work, self.record)
+                self.engine = await self._gate.begin(self._work, self.record, self._mailbox)
             output = await self._next(self._mailbox)
             if self._mailbox.is_closed and self.engine is not None:
                 # By another task, perhaps before it could know the engine: whoever still reads
@@ -70,7 +71,7 @@ class EngineCall:
                 await self.engine.abort(self._work.id)
                 raise asyncio.CancelledError
         except DaemonError as error:
-            self._record.refusal = self._record.refusal or error
+            self.record.refusal = self.record.refusal or error
             await self.aclose()
             raise self._work.as_refusal(error) from error
         except asyncio.CancelledError:
@@ -79,7 +80,7 @@ class EngineCall:
             if self._ended_with is None or (task is not None and task.cancelling()):
                 raise
             # Not its reader was cancelled, but its wait for a turn.
-            self._record.refusal = self._record.refusal or self._ended_with
+            self.record.refusal = self.record.refusal or self._ended_with
             raise self._work.as_refusal(self._ended_with) from None
         except BaseException:
             await self.aclose()
@@ -108,7 +109,7 @@ class EngineCall:
         await self._stopped()
         self.engine = None
         try:
-            self.engine = await self._gate.resume(next_leg, self._record, mailbox, self._failed_on)
+            self.engine = await self._gate.resume(next_leg, self.record, mailbox, self._failed_on)
         except EngineDied:
             if is_fault:
                 raise why from None  # what it was tried again for
@@ -120,7 +121,7 @@ class EngineCall:
         Raises:
             DaemonError: it has failed it, and it may not be tried again.
         """
-        gate, record, engine = self._gate, self._record, self.engine
+        gate, record, engine = self._gate, self.record, self.engine
         assert engine is not None, "it was lost by an engine"
         if isinstance(why, EngineFault):
             record.note(f"failed by {engine.name}")
@@ -130,7 +131,6 @@ class EngineCall:
                 raise why
             return
         record.note(f"lost {engine.name}")
-        record.died_under.add(engine)
         gate.quarantine.died(engine)
 
     def _stop_engine(self) -> None:
@@ -149,14 +149,20 @@ class EngineCall:
     @property
     def request(self) -> str:
         """Id of the request that it belongs to."""
-        return self._record.id
+        return self.record.id
+
+    @property
+    def lost(self) -> Engine | None:
+        """An engine that died under it, which its reader was not told yet."""
+        mailbox = self._mailbox
+        return self.engine if mailbox is not None and mailbox.was_orphaned else None
 
     @property
     def may_fall_back(self) -> bool:
         """Whether it waits, nothing of it was sent, and another model could answer instead."""
         mailbox = self._mailbox
         is_free = mailbox is None or (mailbox.waits and mailbox.is_replaceable)
-        return is_free and self._record.can_fall_back()
+        return is_free and self.record.can_fall_back()
 
     @property
     def stage(self) -> Stage | None:
@@ -164,7 +170,7 @@ class EngineCall:
         if self._ended_with is not None or self._is_closed:
             return None
         if self._mailbox is None:
-            return Stage(self._record.accepted_s, None, has_output=False)
+            return Stage(self.record.accepted_s, None, has_output=False)
         return self._mailbox.stage
 
     def take_back(self) -> None:
@@ -215,5 +221,5 @@ class EngineCall:
             self._is_out.set()
 
     def _forget(self) -> None:
-        self._record.open_calls.discard(self)
-        self._gate.forget(self, self._record)
+        self.record.open_calls.discard(self)
+        self._gate.forget(self, self.record)

@@ -150,6 +150,8 @@ class Work:
     prompt_tokens: int
     output_tokens_max: int
     seqs: int = 1
+    is_slow_to_check: bool = False
+    """Whether `Engine.check` may take long; nothing is to be held for the call meanwhile."""
     cap: Callable[[int], Any] | None = None
     """cap(tokens): the payload for at most so many output tokens; None where none are generated."""
     progress: Progress | None = None
@@ -253,8 +255,8 @@ class Engine(Protocol):
 
     async def check(self, work: Work) -> None:
         """Find out what takes long to know of a call, such as whether its grammar can be used,
-        before it waits for a turn. To be awaited in the task that will submit it, to this engine
-        or to a replica of it.
+        before it waits for a turn. To be awaited before it is first submitted, to this engine or to
+        a replica of it; it then holds for every engine that goes on with the call.
 
         Raises:
             DaemonError: the call is invalid, or it cannot be known now.

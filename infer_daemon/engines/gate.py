@@ -80,8 +80,8 @@ class Gate:
         )
         turns.when_preempted(self._preempted)
 
-    def _requests_in(self, engine: Engine) -> set[str]:
-        return {call.request for call in self._calls if call.engine is engine}
+    def _requests_in(self, engine: Engine) -> dict[str, RequestRecord]:
+        return {call.request: call.record for call in self._calls if call.engine is engine}
 
     def limit_stages(self, limits: StageLimits) -> None:
         """How long the stages of a call may take, of those too that are under way."""
@@ -99,6 +99,9 @@ class Gate:
         """The pool has opened or closed windows. A suspect that is left with the last engine is
         taken back from it; who waits for one that may not come soon, and could be answered by
         another model, waits no longer."""
+        for lost in {call.lost for call in self._calls}:
+            if lost is not None:  # whether it may go on depends on how many it has met
+                self.quarantine.died(lost)
         if self._is_shut():
             for call in list(self._calls):
                 if call.may_fall_back:
@@ -175,10 +178,15 @@ class Gate:
             DaemonError: refused, or the engine would not take it.
         """
         await wait_to_begin(record.calls_started)
-        # What is slow to check is checked before anything is taken from those who wait.
+        await self._check(work, mailbox)
+        return await self._enter(job_of(work, record), work, record, mailbox)
+
+    async def _check(self, work: Work, mailbox: Mailbox) -> None:
+        """What is slow to check is checked before anything is taken from those who wait, if there
+        is an engine to ask; else once there is."""
         if (engine := next(iter(self._engines.values()), None)) is not None:
             await engine.check(work)
-        return await self._enter_one(job_of(work, record), work, record, mailbox)
+            mailbox.is_checked = True
 
     def may_retry(self, failed_on: frozenset[EngineName], last: EngineName, tenant: str) -> bool:
         """Whether a call that these engines have failed may be begun again: another takes calls,
@@ -205,89 +213,98 @@ class Gate:
             raise EngineDied(retry_after_s=10)
         work, was_preempted = next_leg.work, mailbox.was_preempted
         mailbox.go_on(work)
-        is_alone = self.quarantine.must_be_alone(record.id)
         job = job_again(work, record, preemptions=mailbox.preemptions, avoids=avoids)
         try:
-            if is_alone:
-                engine = await self._enter_alone(job.deadline_s, work, record, mailbox)
-            else:
-                engine = await self._enter_one(job, work, record, mailbox)
+            engine = await self._enter(job, work, record, mailbox)
         except (ModelNotReady, PoolLost) as error:
             raise EngineDied(retry_after_s=error.retry_after_s) from error
         if was_preempted:
             record.waste_preemption_tokens += next_leg.waste_tokens
         else:
             record.waste_continuation_tokens += next_leg.waste_tokens
-        for what in sorted(next_leg.inexact):
-            record.note(f"continued, {what} not as without interruption")
+        record.tell_continued(next_leg.inexact)
         return engine
 
-    async def _enter_one(
-        self, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox
-    ) -> Engine:
+    async def _enter(self, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox) -> Engine:
         if mailbox.is_finished:  # closed meanwhile: nothing may be taken for it
             raise asyncio.CancelledError
-        while True:
+        while not self.quarantine.must_be_alone(record.id):
             mailbox.waits = True
             name = await self._turns.turn(job)
             mailbox.waits = False
             if mailbox.is_finished:  # closed since it was granted, and its room is given back
                 raise asyncio.CancelledError
-            record.granted_s = record.granted_s or record.clock()
-            record.engine = name
-            record.note(f"granted {name}")
-            self._admit.granted(record)
-            # Once, however many engines come to read it: what they read again is waste.
-            prompt_tokens = 0 if job.is_resumed else work.prompt_tokens
-            record.prompt_tokens += prompt_tokens
-            try:
-                return await self._submit(name, work, record, mailbox)
-            except _Closed:
-                record.prompt_tokens -= prompt_tokens
+            if self.quarantine.must_be_alone(record.id):  # other calls of it were lost meanwhile
                 self._turns.cancel(job.id)
-                record.note(f"{name} takes no calls, waits again")
-            except EngineDied:
-                record.prompt_tokens -= prompt_tokens
-                # What failed in it made the room that we were given: close it before its supervisor
-                # gets to, and wait for another engine. Nothing of this call has begun.
-                self._turns.resize(name, None)
-                if mailbox.is_finished:
-                    raise
+            elif work.is_slow_to_check and not mailbox.is_checked:  # no engine was there before
                 self._turns.cancel(job.id)
-                mailbox.leave()
-                record.note(f"{name} was dead, waits again")
+                await self._check(work, mailbox)
+            elif (engine := await self._enter_one(name, job, work, record, mailbox)) is not None:
+                return engine
+        mailbox.waits = True
+        return await self._enter_alone(job, work, record, mailbox)
+
+    async def _enter_one(
+        self, name: EngineName, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox
+    ) -> Engine | None:
+        """None if it has to wait again."""
+        record.note(f"granted {name}")
+        try:
+            return await self._give(name, job, work, record, mailbox)
+        except _Closed:
+            self._turns.cancel(job.id)
+            record.note(f"{name} takes no calls, waits again")
+        except EngineDied:
+            # What failed in it made the room that we were given: close it before its supervisor
+            # gets to, and wait for another engine. Nothing of this call has begun.
+            self._turns.resize(name, None)
+            if mailbox.is_finished:
+                raise
+            self._turns.cancel(job.id)
+            mailbox.leave()
+            record.note(f"{name} was dead, waits again")
+        return None
 
     async def _enter_alone(
-        self, deadline_s: float, work: Work, record: RequestRecord, mailbox: Mailbox
+        self, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox
     ) -> Engine:
         """Past the scheduler: the engine is closed to everybody else."""
         while True:
             record.note("waits for an engine of its own")
             name = await self.quarantine.turn(
-                record.id, deadline_s, is_over=lambda: mailbox.is_finished
+                record.id, job.deadline_s, is_over=lambda: mailbox.is_finished
             )
-            record.engine = name
             record.note(f"given {name} alone")
             engine = self._engines[name]
             try:
-                return await self._submit(name, work, record, mailbox, is_alone=True)
+                return await self._give(name, job, work, record, mailbox)
             except EngineDied:
                 mailbox.leave()
                 self.quarantine.died(engine)
 
+    async def _give(
+        self, name: EngineName, job: Job, work: Work, record: RequestRecord, mailbox: Mailbox
+    ) -> Engine:
+        """To an engine that may refuse it."""
+        record.granted_s = record.granted_s or record.clock()
+        record.engine = name
+        self._admit.granted(record)
+        # Once, however many engines come to read it: what they read again is waste.
+        prompt_tokens = 0 if job.is_resumed else work.prompt_tokens
+        record.prompt_tokens += prompt_tokens
+        try:
+            return await self._submit(name, work, record, mailbox)
+        except (_Closed, EngineDied):
+            record.prompt_tokens -= prompt_tokens
+            raise
+
     async def _submit(
-        self,
-        name: EngineName,
-        work: Work,
-        record: RequestRecord,
-        mailbox: Mailbox,
-        *,
-        is_alone: bool = False,
+        self, name: EngineName, work: Work, record: RequestRecord, mailbox: Mailbox
     ) -> Engine:
         engine = self._engines.get(name)
         if engine is None:
             raise EngineDied(retry_after_s=10)
-        is_first = not mailbox.was_resumed
+        is_first, is_alone = not mailbox.was_resumed, self.quarantine.is_suspect(record.id)
         visit = self._health.enter(name, record.tenant, is_first_try=is_first, is_alone=is_alone)
         if visit is None:
             raise _Closed

@@ -92,6 +92,8 @@ class Mailbox:
         """How often it gave its place up."""
         self.waits = True
         """Whether it is in no engine, nor being given to one."""
+        self.is_checked = False
+        """Whether an engine of the pool has found nothing against the call."""
         self.was_resumed = False
         """Whether an engine has lost or failed it: to have given way is neither."""
         self._begins_again = False
@@ -118,6 +120,12 @@ class Mailbox:
     def is_lost(self) -> bool:
         """Whether its engine has died under it, and it was not given to another yet."""
         return self._lost is not None
+
+    @property
+    def was_orphaned(self) -> bool:
+        """Whether its engine has died under it, which nobody has been told."""
+        is_dead = isinstance(self._lost, EngineDied) and not self.was_taken_back
+        return is_dead and not self._finished
 
     @property
     def stage(self) -> Stage | None:

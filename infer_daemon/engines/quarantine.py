@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from infer_daemon.domain.errors import KillsEngines, WaitedTooLong
 from infer_daemon.domain.jobs import EngineName, WindowLimits
+from infer_daemon.domain.record import RequestRecord
 from infer_daemon.engines.contract import Engine, Turns
 from infer_daemon.engines.suspects import Seclusion, Suspects, Verdict
 
@@ -21,14 +22,14 @@ class Quarantine:
         *,
         limits_of: Callable[[EngineName], WindowLimits | None],
         count: Callable[[], int],
-        requests_in: Callable[[Engine], set[str]],
+        requests_in: Callable[[Engine], Mapping[str, RequestRecord]],
     ) -> None:
         """
         Args:
             engines: those that are ready; a live view.
             limits_of: the window that a ready engine has; None while its breaker is open.
             count: engines of the pool, ready or not.
-            requests_in: ids of the requests that have calls in an engine.
+            requests_in: the requests that have calls in an engine, by their ids.
         """
         self._turns = turns
         self._engines = engines
@@ -44,12 +45,21 @@ class Quarantine:
         self._changed = asyncio.Event()
 
     def died(self, engine: Engine) -> None:
-        """An engine died under its calls, which have not been given to another yet. Idempotent."""
-        if engine in self._dead:
+        """An engine died under its calls, which have not been given to another yet. Idempotent;
+        requests that it was being given in that moment are found when it is told again."""
+        met = {
+            request: record
+            for request, record in self._requests_in(engine).items()
+            if engine not in record.died_under
+        }
+        if engine in self._dead and not met:
             return
         self._dead.add(engine)
+        for record in met.values():
+            record.died_under.add(engine)
         self._suspects = self._suspects or Suspects(max(1, self._count()))
-        verdicts = self._suspects.died(engine.name, self._requests_in(engine))
+        deaths = {request: len(record.died_under) for request, record in met.items()}
+        verdicts = self._suspects.died(engine.name, deaths)
         for request, verdict in verdicts.items():
             if verdict is Verdict.ENDED:
                 self._ended[request] = self._suspects.reason(request)
@@ -126,7 +136,7 @@ class Quarantine:
     def _in_flight(self, suspects: Suspects) -> dict[EngineName, int]:
         first = suspects.first
         return {
-            name: len(self._requests_in(engine) - {first})
+            name: len(self._requests_in(engine).keys() - {first})
             for name, engine in self._engines.items()
             if engine not in self._dead and self._limits_of(name) is not None
         }

@@ -58,7 +58,7 @@ def resumption(work: Work, *, has_sent: bool) -> Resumption:
 def may_give_way(work: Work) -> bool:
     """Whether a call can be taken out of an engine, and go on later, without a difference."""
     progress = work.progress
-    if progress is None or work.seqs != 1:
+    if progress is None:
         return False
     return is_exact(len(progress.prompt_token_ids), progress.sampling, progress.target)
 

@@ -1,7 +1,7 @@
 """The query of death: a request that kills every engine it meets is stopped. Pure.
 
 Engines die for many reasons, and whoever was in one when it died is hardly ever the reason. So,
-by the number of deaths that a request has met in its pool:
+by the number of deaths that a request has met, in whichever pools it was:
 
 1. after the first it goes on like any other;
 2. after the second it is a *suspect*: it runs alone in an engine, never in the last healthy one,
@@ -13,7 +13,7 @@ they became suspects. While no second engine is healthy they wait too, within th
 the pool has only one engine at all, there is nothing to wait for, and the second death ends it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,24 +42,26 @@ class Seclusion:
 
 
 class Suspects:
-    """Of one pool. Remembers requests from their first death until `forget`."""
+    """Of one pool. Remembers requests from the first death that they meet in it until `forget`."""
 
     def __init__(self, engines: int) -> None:
         """Args: engines: that the pool has, ready or not."""
         assert engines >= 1, "a pool without engines"
         self._engines = engines
-        #: Engine deaths that each request has met; from 1 to `ENDED_AFTER`.
+        #: Engine deaths that each request has met, at least 1.
         self._deaths: dict[str, int] = {}
         #: Suspects in their order; the first of them has the secluded engine, if there is one.
         self._waiting: dict[str, None] = {}
         self._secluded: EngineName | None = None
 
-    def died(self, engine: EngineName, requests: Collection[str]) -> dict[str, Verdict]:
-        """An engine died, or stalled, with these requests in it (calls of one request count as
-        one). What becomes of each."""
+    def died(self, engine: EngineName, deaths: Mapping[str, int]) -> dict[str, Verdict]:
+        """An engine died, or stalled. What becomes of each request that was in it.
+
+        Args: deaths: that each of them has met, this one included.
+        """
         if engine == self._secluded:
             self._secluded = None
-        return {request: self._blame(request) for request in dict.fromkeys(requests)}
+        return {request: self._blame(request, count) for request, count in deaths.items()}
 
     def is_suspect(self, request: str) -> bool:
         """Whether it must wait for an engine of its own."""
@@ -97,8 +99,8 @@ class Suspects:
         deaths = self._deaths[request]
         return f"the engine died {deaths} times while it worked on this request; not tried again"
 
-    def _blame(self, request: str) -> Verdict:
-        deaths = self._deaths[request] = min(self._deaths.get(request, 0) + 1, ENDED_AFTER)
+    def _blame(self, request: str, deaths: int) -> Verdict:
+        self._deaths[request] = deaths
         has_nowhere_to_go = deaths >= SUSPECT_AFTER and self._engines == 1
         if deaths >= ENDED_AFTER or has_nowhere_to_go:
             self._drop(request)

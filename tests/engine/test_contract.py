@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from harness import KEY, Running
 
+from infer_daemon.asking import Ask, Body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import ClientError, DaemonError, FanoutTooLarge, ModelNotFound
 from infer_daemon.engines.contract import Reply
-from infer_daemon.request_path import Answer, Ask, Body
+from infer_daemon.request_path import Answer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
 

@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output import backend_xgrammar
 
+from infer_daemon.domain.errors import EngineDied
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.engines.vllm import errors, validation
 
@@ -54,6 +55,18 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Checks]:
     checks.release.set()
 
 
+def lose(running: Running) -> int:
+    """Every call loses its engine now; how many."""
+    mailboxes = [
+        call._mailbox for pool in running.daemon.pools.values() for call in pool.gate._calls
+    ]
+    slots = [mailbox.slot for mailbox in mailboxes if mailbox is not None]
+    for slot in slots:
+        if slot is not None:
+            slot.fail(EngineDied())
+    return len(slots)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -78,6 +91,29 @@ async def test_a_grammar_is_checked_once_and_not_on_the_event_loop(
     for choice in answer.json()["choices"]:
         text = choice["message"]["content"]
         assert text in ("yes", "no") or json.loads(text)["ok"] in (True, False)
+
+
+async def test_who_goes_on_in_another_engine_brings_a_grammar_that_was_checked(
+    vllm_daemon: Running, checks: Checks
+) -> None:
+    body = {"model": "demo", "prompt": "hi", "max_tokens": 20, "stream": True}
+    body["structured_outputs"] = {"regex": "[a-z]{40}"}
+    text, lost = "", 0
+    async with (
+        vllm_daemon.http() as http,
+        http.stream("POST", "/v1/completions", json=body) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line[6:])
+                assert "error" not in event, event
+                text += "".join(choice["text"] for choice in event["choices"])
+                if text and not lost:
+                    lost = lose(vllm_daemon)
+
+    assert lost == 1
+    assert text.isalpha()
+    assert checks.threads == ["grammars-demo"]
 
 
 async def test_several_prompts_share_a_grammar(vllm_daemon: Running, checks: Checks) -> None:

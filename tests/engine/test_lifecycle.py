@@ -97,7 +97,8 @@ async def test_an_engine_that_is_killed_is_told_to_everybody_and_leaves_no_proce
             while running.engine("small")["state"] != "failed":
                 await asyncio.sleep(0.05)
         engine = running.engine("small")
-        assert f"pid {pid}) exited" in str(engine["reason"])
+        # Its worker goes with it, and on a busy machine may be seen to have gone first.
+        assert any(f"(pid {one}) exited" in str(engine["reason"]) for one in pids)
         refused = await ask(running, "small")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_not_ready"

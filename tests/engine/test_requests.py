@@ -8,11 +8,12 @@ from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses import utils
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 
 from infer_daemon.domain.errors import ClientError
-from infer_daemon.engines.vllm.conversion import Conversion
+from infer_daemon.engines.vllm.conversion import ItemsConversion, MessagesConversion
 from infer_daemon.engines.vllm.requests import Validator, is_long
 
 pytestmark = pytest.mark.vllm
@@ -74,7 +75,7 @@ def test_messages_become_the_same_chat(body: dict[str, Any]) -> None:
     request = Validator(AnthropicMessagesRequest).validate(fields)
     theirs = handler.to_chat_completion_request(request, merge_inline_system=False)
 
-    conversion = Conversion(handler)
+    conversion = MessagesConversion(handler)
     ours = conversion.run(request)
     conversion.keep(request, ours)
 
@@ -82,6 +83,40 @@ def test_messages_become_the_same_chat(body: dict[str, Any]) -> None:
     assert ours.model_fields_set == theirs.model_fields_set
     assert handler.to_chat_completion_request(request, merge_inline_system=False) is ours
     assert handler.to_chat_completion_request(request, merge_inline_system=False) is not ours
+
+
+ITEM_CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+ITEM_RESULT = {"type": "function_call_output", "call_id": "1", "output": "4"}
+ANSWERED = {"role": "assistant", "content": "wait"}
+SECRET = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x"}
+
+
+def test_items_become_the_same_messages_and_are_converted_once() -> None:
+    theirs = utils.construct_chat_messages_with_tool_call
+    validator = Validator(ResponsesRequest)
+    fields = {"model": "demo", "input": [ASK, ANSWERED, ITEM_CALL, ITEM_RESULT, ASK]}
+    expected = theirs(validator.validate(fields).input)
+
+    request, conversion = validator.validate(fields), ItemsConversion()
+    ours = conversion.run(request)
+    conversion.keep(request, ours)
+
+    assert ours == expected
+    assert [len(message.get("tool_calls", [])) for message in ours] == [0, 1, 0, 0]
+    found = utils.construct_input_messages(request_instructions="Be.", request_input=request.input)
+    assert found == [{"role": "system", "content": "Be."}, *expected]
+    assert found[1] is ours[0]
+    other = validator.validate(fields)
+    again = utils.construct_input_messages(request_input=other.input)
+    assert again == expected
+    assert again is not ours
+
+
+@pytest.mark.parametrize("items", ["just a text", [ASK, SECRET]])
+def test_items_that_only_the_handler_can_make_messages_of_are_left_to_it(items: Any) -> None:
+    request = Validator(ResponsesRequest).validate({"model": "demo", "input": items})
+
+    assert ItemsConversion().run(request) is None
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,15 @@ async def test_an_engine_that_is_lost_is_started_again_and_answers_as_before() -
     async for running in serve(CONFIG, engines=1):
         answered = await answer(running)
 
-        core, _ = core_and_worker(running)
+        core, worker = core_and_worker(running)
         reason = await lose(running, core, signal.SIGKILL, timeout_s=1)
-        assert f"(pid {core}) exited" in reason
+        # Its worker goes with it, and on a busy machine may be seen to have gone first.
+        assert f"(pid {core}) exited" in reason or f"(pid {worker}) exited" in reason
         assert await answer(running) == answered
 
         core, worker = core_and_worker(running)
         reason = await lose(running, worker, signal.SIGKILL, timeout_s=1)
-        assert f"(pid {worker}) exited" in reason
+        assert f"(pid {core}) exited" in reason or f"(pid {worker}) exited" in reason
         assert await answer(running) == answered
 
         core, _ = core_and_worker(running)

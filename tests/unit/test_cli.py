@@ -55,7 +55,7 @@ def test_check_shows_the_window_and_not_what_the_engine_could_hold(
     path = tmp_path / "windows.toml"
     engine = '[engines.{0}]\nkind = "sim"\nmodel = "echo"\nmax_num_seqs = 64\nwindow.seqs = {1}\n'
     models = '[models.m]\nengines = ["small"]\n[models.n]\nengines = ["large"]\n'
-    path.write_text(engine.format("small", 16) + engine.format("large", 999) + models)
+    path.write_text(engine.format("small", 16) + engine.format("large", 64) + models)
 
     assert main(["check", str(path)]) == 0
     small, large = capsys.readouterr().out.splitlines()[-3:-1]

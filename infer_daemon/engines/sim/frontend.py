@@ -56,6 +56,7 @@ class _Generation(msgspec.Struct, kw_only=True):
     response_format: _ResponseFormat | None = None
     """Only looked at when the answer is judged."""
     ignore_eos: bool = False
+    seed: int | None = None
     truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Of a completion: its prompt keeps as many words, the last."""
 
@@ -133,7 +134,9 @@ class SimFrontend:
         choice = tokens.answer(prompt, limit, ignore_eos=request.ignore_eos)
 
         payload = SimPayload(
-            [Choice(list(choice.words), choice.finish_reason)] * n, is_json=request.wants_json
+            [Choice(list(choice.words), choice.finish_reason)] * n,
+            is_json=request.wants_json,
+            seed=request.seed,
         )
 
         def capped(tokens_max: int) -> SimPayload:

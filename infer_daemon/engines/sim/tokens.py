@@ -29,6 +29,8 @@ class SimPayload:
     """Whether the choices follow one, of which no engine can find the place again."""
     is_json: bool = False
     """Whether the choices were to be JSON. They are what they are."""
+    seed: int | None = None
+    """Of draws that nobody makes: what a real engine could not go on with, this one says too."""
 
     def __post_init__(self) -> None:
         if not self.made:
@@ -55,7 +57,8 @@ class SimProgress:
         return Sampling(
             max_tokens=max((len(choice.words) for choice in choices), default=0),
             n=len(choices),
-            is_greedy=True,
+            seed=self.payload.seed,
+            is_greedy=self.payload.seed is None,
             has_grammar=self.payload.has_grammar,
         )
 

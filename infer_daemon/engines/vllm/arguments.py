@@ -142,6 +142,7 @@ def argv(
         "model": model_path(engine.model),
         "served_model_name": served_names,
         "max_num_seqs": engine.max_num_seqs,
+        "use_tqdm_on_load": False,  # a bar is no line of a log
         # An empty list would allow every host (RFC 2606 keeps this name from being one).
         "allowed_media_domains": list(media_hosts) or ["none.invalid"],
         **engine.vllm,

@@ -192,24 +192,28 @@ def _target(llm: AsyncLLM) -> Target:
     )
 
 
-def keep_states(processor: OutputProcessor) -> None:
-    """Have this engine's output processor tell calls of their states, and take over carried ones
-    before any output can come. A call that is told of the engine's end takes its states away at
-    once, so it is told by a list of its own."""
-    original = processor.add_request
+class _Keeping(OutputProcessor):
+    """Tells calls of their states, and takes over carried ones before any output can come. No
+    function of the object's own, which would keep it alive until the collector comes."""
 
-    def add_request(request: Any, *args: Any, **options: Any) -> None:
-        original(request, *args, **options)
+    def add_request(self, request: Any, *args: Any, **options: Any) -> None:
+        """See vLLM's."""
+        super().add_request(request, *args, **options)
         if (adding := _ADDING.get()) is not None:
             progress, leg = adding
-            progress.keep(processor, processor.request_states[request.request_id], leg)
+            progress.keep(self, self.request_states[request.request_id], leg)
 
-    def propagate_error(error: Exception) -> None:
-        for state in list(processor.request_states.values()):
+    def propagate_error(self, error: Exception) -> None:
+        """See vLLM's. A call that is told of the engine's end takes its states away at once, so it
+        is told by a list of its own."""
+        for state in list(self.request_states.values()):
             state.queue.put(error)
 
-    processor.add_request = add_request
-    processor.propagate_error = propagate_error
+
+def keep_states(processor: OutputProcessor) -> None:
+    """Have this engine's output processor do so from now on."""
+    assert type(processor) is OutputProcessor, f"a processor of another kind: {type(processor)}"
+    processor.__class__ = _Keeping
 
 
 async def add(

@@ -85,6 +85,7 @@ class GatedClient:
                 prompt_tokens=extract_prompt_len(self._llm.model_config, prompt),
                 output_tokens_max=params.max_tokens or 0,
                 seqs=params.n,
+                is_slow_to_check=params.structured_outputs is not None,
                 cap=capped,
                 progress=progress,
                 as_refusal=GateRefusal,

@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import State
@@ -16,7 +14,6 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.lora.request import LoRARequest
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.usage.usage_lib import UsageContext
-from vllm.utils.system_utils import kill_process_tree
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.stats import SchedulerStats
@@ -26,15 +23,17 @@ from infer_daemon.domain.jobs import EngineName, JobId
 from infer_daemon.engines.contract import EngineFacts, EngineStartError, EngineStats, Sink, Work
 from infer_daemon.engines.gate import Gate
 from infer_daemon.engines.vllm import arguments, environment, errors
-from infer_daemon.engines.vllm.carrying import Payload, VllmProgress, add, keep_states
+from infer_daemon.engines.vllm.carrying import Payload, add, keep_states
 from infer_daemon.engines.vllm.causes import CAUSE_ENV, last_line, take_cause
 from infer_daemon.engines.vllm.client import GatedClient
 from infer_daemon.engines.vllm.detokenizing import start_at_the_end_of_the_prompt
 from infer_daemon.engines.vllm.features import features
 from infer_daemon.engines.vllm.frontend import VllmFrontend
-from infer_daemon.engines.vllm.processes import first_exit, workers_of
+from infer_daemon.engines.vllm.outputs import hand_on
+from infer_daemon.engines.vllm.processes import Processes
 from infer_daemon.engines.vllm.rendering import render_inputs_in_turn, take_turns
 from infer_daemon.engines.vllm.responses import write_in_pieces
+from infer_daemon.engines.vllm.sockets import close_sockets
 from infer_daemon.engines.vllm.speed import timed_steps
 from infer_daemon.engines.vllm.stats import stat_logger
 from infer_daemon.engines.vllm.validation import GrammarCheck
@@ -44,6 +43,8 @@ from infer_daemon.settings.schema import EngineSection
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 15.0
+SOCKETS_TIMEOUT_S = 5.0
+"""For the end of threads that have nothing to do any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +81,7 @@ class VllmEngine:
         self.stats = EngineStats()
         self.steps = 0
         self._cause_file = environment.new_file("cause")
-        #: EngineCore processes, from the moment they are started.
-        self._processes: list[Any] = []
-        #: Workers, once the engine is ready; by then only they know that they were its own.
-        self._workers: list[psutil.Process] = []
-        #: Whether processes that are yet to come are to be killed at once.
-        self._is_stopping = False
+        self._processes = Processes()
         self._loras: frozenset[str] = frozenset()
 
     @property
@@ -99,7 +95,7 @@ class VllmEngine:
 
     @property
     def pid(self) -> int | None:
-        return self._processes[0].pid if self._processes else None
+        return self._processes.pid
 
     @property
     def in_flight(self) -> int:
@@ -130,7 +126,7 @@ class VllmEngine:
             await warm_up(llm, tasks, loras.values(), progress)
             progress("timing steps")
             steps = await timed_steps(llm, tasks)
-            self._workers = workers_of(self._processes)
+            self._processes.find_workers()
             self._loras = frozenset(loras)
             self._frontend = VllmFrontend(state, tasks)
         except arguments.ArgumentProblem as error:
@@ -167,7 +163,7 @@ class VllmEngine:
         """Runs in the engine's own thread and blocks it until the engine answers."""
         engine_args = AsyncEngineArgs.from_cli_args(args)
         env = {**self._spec.child_env, CAUSE_ENV: str(self._cause_file)}
-        with environment.children_of(self._spec.name, env, self._on_processes):
+        with environment.children_of(self._spec.name, env, self._processes.began):
             # Kept here and not where it is awaited: a cancelled start must find it to stop it.
             self._llm = AsyncLLM.from_engine_args(
                 engine_args,
@@ -176,23 +172,9 @@ class VllmEngine:
             )
         return self._llm
 
-    def _on_processes(self, processes: list[Any]) -> None:
-        """Told in the engine's thread, the moment they run."""
-        self._processes.extend(processes)
-        if self._is_stopping:
-            self.kill()
-
     def kill(self) -> None:
-        """See `contract.Engine.kill`. The workers too: while they load, they do not see that the
-        process which started them has gone."""
-        self._is_stopping = True
-        for process in self._processes:
-            if process.is_alive():
-                with suppress(psutil.NoSuchProcess):
-                    kill_process_tree(process.pid)
-        for worker in self._workers:  # of a core that has gone before them
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
+        """See `contract.Engine.kill`."""
+        self._processes.kill()
 
     def _on_stats(self, stats: SchedulerStats) -> None:
         """Told after every step, also of those that gave nobody an output."""
@@ -233,28 +215,24 @@ class VllmEngine:
         await asyncio.shield(self._end)
 
     async def _stop(self) -> None:
-        self._is_stopping = True
+        self._processes.end()
         if self._llm is None:
             # Still loading: nothing but the end of its process makes the thread return.
             self.kill()
         else:
             # Shut down, vLLM forgets its requests without a word to whoever waits for them.
             self._llm.output_processor.propagate_error(EngineDeadError())
+        llm = self._llm
         try:
             await self._in_thread(self._shut_down, 2 * STOP_TIMEOUT_S)
+            if llm is not None and (end_context := await close_sockets(llm.engine_core)):
+                await self._in_thread(end_context, SOCKETS_TIMEOUT_S)
         except TimeoutError:
             log.error("engine_thread_hangs", engine=self.name)
         self.kill()
-        self._close_processes()
+        await asyncio.to_thread(self._processes.close)  # its own thread may hang
         self._thread.shutdown(wait=False)
         self._grammars.close()
-
-    def _close_processes(self) -> None:
-        """Give back their descriptors now, and not when the collector comes."""
-        for process in list(self._processes):
-            if process.exitcode is not None:
-                process.close()
-                self._processes.remove(process)
 
     async def _in_thread(self, do: Callable[[], None], timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
@@ -267,7 +245,7 @@ class VllmEngine:
 
     async def died(self) -> str:
         """See `contract.Engine.died`."""
-        return await first_exit(self._processes, self._workers)
+        return await self._processes.first_exit()
 
     async def check(self, work: Work) -> None:
         """See `contract.Engine.check`."""
@@ -297,7 +275,7 @@ class VllmEngine:
 
         def put(output: RequestOutput | PoolingRequestOutput[Any] | Exception) -> None:
             try:
-                _put(sink, output, progress)
+                hand_on(sink, output, progress)
             except Exception as error:
                 log.exception("output_failed", engine=self.name, job=work.id)
                 sink.fail(EngineFault() if not isinstance(error, DaemonError) else error)
@@ -332,42 +310,6 @@ class VllmEngine:
             await llm.abort(work_id)
             if left:
                 await llm.engine_core.abort_requests_async(left)
-
-
-def _put(
-    sink: Sink,
-    output: RequestOutput | PoolingRequestOutput[Any] | Exception,
-    progress: VllmProgress | None,
-) -> None:
-    """What vLLM calls, on the event loop, for every output of a request."""
-    if isinstance(output, RequestOutput):
-        new_tokens = 0
-        for completion in output.outputs:
-            if completion.finish_reason == "error":
-                sink.fail(EngineFault())  # of its handler, it would be one error among others
-                return
-            new_tokens += len(completion.token_ids)
-            if progress is not None and completion.finish_reason is not None:
-                # Of several sequences that go on each is a request of its own.
-                progress.finished[completion.index] = completion.finish_reason
-                output.finished = progress.is_finished
-        sink.deliver(
-            output,
-            new_tokens=new_tokens,
-            cached_tokens=output.num_cached_tokens or 0,
-            finished=output.finished,
-        )
-    elif isinstance(output, EngineDeadError):
-        sink.fail(EngineDied(retry_after_s=10))
-    elif isinstance(output, Exception):
-        sink.fail(output)
-    else:
-        sink.deliver(
-            output,
-            new_tokens=0,
-            cached_tokens=output.num_cached_tokens or 0,
-            finished=output.finished,
-        )
 
 
 def _kv_tokens(llm: AsyncLLM, tasks: Iterable[str]) -> int | None:

@@ -24,9 +24,10 @@ _SHARED = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Neither progress bars nor the vendor's own deprecations are log lines.
+    # Neither progress bars nor the vendors' own deprecations and hints are log lines.
     "TQDM_DISABLE": "1",
     "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 

@@ -38,7 +38,7 @@ from infer_daemon.domain.events import error_event
 from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.vllm import errors
-from infer_daemon.engines.vllm.conversion import Conversion
+from infer_daemon.engines.vllm.conversion import Conversion, ItemsConversion, MessagesConversion
 from infer_daemon.engines.vllm.counting import TokenCounter
 from infer_daemon.engines.vllm.requests import Validator, is_long
 from infer_daemon.engines.vllm.usage import note_reasoning
@@ -55,8 +55,6 @@ class _Route:
     by_alias: bool = False
     exclude_none: bool = False
     takes_upload: bool = False
-    is_converted: bool = False
-    """Whether the handler makes a chat of it."""
 
 
 _ROUTES: dict[Endpoint, _Route] = {
@@ -77,14 +75,12 @@ _ROUTES: dict[Endpoint, _Route] = {
         "create_messages",
         Validator(AnthropicMessagesRequest),
         exclude_none=True,
-        is_converted=True,
     ),
     Endpoint.COUNT_TOKENS: _Route(
         "anthropic_serving_messages",
         "count_tokens",
         Validator(AnthropicCountTokensRequest),
         exclude_none=True,
-        is_converted=True,
     ),
     Endpoint.EMBEDDINGS: _Route("serving_embedding", "__call__", Validator(EmbeddingRequest)),
     Endpoint.SCORE: _Route("serving_scores", "__call__", Validator(ScoreRequest)),
@@ -128,7 +124,11 @@ class VllmFrontend:
         if "generate" not in tasks and "embed" not in tasks and "classify" not in tasks:
             self.endpoints -= {Endpoint.TOKENIZE, Endpoint.DETOKENIZE}
         messages = getattr(state, "anthropic_serving_messages", None)
-        self._conversion = None if messages is None else Conversion(messages)
+        self._conversions: dict[Endpoint, Conversion] = {Endpoint.RESPONSES: ItemsConversion()}
+        if messages is not None:
+            conversion = MessagesConversion(messages)
+            self._conversions[Endpoint.MESSAGES] = conversion
+            self._conversions[Endpoint.COUNT_TOKENS] = conversion
         self._counter = TokenCounter(state)
         # Handlers take the name in a response from here; the client gets back the one it asked for.
         state.openai_serving_models.model_name = _public_model_name
@@ -146,7 +146,7 @@ class VllmFrontend:
             # Its handler takes the id from the body and looks at no header.
             body = {**body, "request_id": f"resp_{call.request_id}"}
         with _in_our_words():
-            request = await self._validated(route, body)
+            request = await self._validated(call.endpoint, body)
             if getattr(request, "use_beam_search", False):
                 raise NotSupported("beam search is not offered here", param="use_beam_search")
             raw_request = _raw_request(call)
@@ -164,24 +164,25 @@ class VllmFrontend:
     async def count_tokens(self, call: Call) -> int:
         """See `contract.Frontend.count_tokens`."""
         with _in_our_words():
-            request = await self._validated(_ROUTES[call.endpoint], call.body)
+            request = await self._validated(call.endpoint, call.body)
             return await self._counter.count(call.endpoint, request)
 
-    async def _validated(self, route: _Route, body: dict[str, Any]) -> Any:
+    async def _validated(self, endpoint: Endpoint, body: dict[str, Any]) -> Any:
         """The body as vLLM's request, made in the renderer's thread if it takes long."""
+        validator = _ROUTES[endpoint].request
         if not is_long(body):
-            return route.request.validate(body)
-        conversion = self._conversion if route.is_converted else None
+            return validator.validate(body)
+        conversion = self._conversions.get(endpoint)
 
         def make() -> tuple[Any, Any]:
-            request = route.request.validate(body)
+            request = validator.validate(body)
             return request, None if conversion is None else conversion.run(request)
 
         executor = self._state.online_renderer.renderer._executor
         loop = asyncio.get_running_loop()
-        request, chat = await loop.run_in_executor(executor, make)
-        if conversion is not None and chat is not None:
-            conversion.keep(request, chat)
+        request, made = await loop.run_in_executor(executor, make)
+        if conversion is not None and made is not None:
+            conversion.keep(request, made)
         return request
 
 

@@ -9,12 +9,15 @@ daemon's event loop was seen to stand still for 1 to 15 seconds. A short nap ins
 
 import ctypes
 import gc
+import json
+import logging.config
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from infer_daemon.engines.vllm.causes import write_causes
 from infer_daemon.engines.vllm.kept import (
@@ -70,6 +73,13 @@ def die_with_the_parent() -> None:
     if os.getppid() != parent:
         os._exit(1)  # it went before we asked
     os.environ[PARENT_ENV] = str(os.getpid())
+
+
+def log_as_the_daemon_does() -> None:
+    """From the first line on: vLLM sets up its logging when it is imported already, and what it
+    says until then would be bare words."""
+    if (path := os.environ.get("VLLM_LOGGING_CONFIG_PATH")) is not None:
+        logging.config.dictConfig(json.loads(Path(path).read_text()))
 
 
 def leave_the_terminals_group() -> None:

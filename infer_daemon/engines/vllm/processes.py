@@ -1,5 +1,5 @@
 """The processes of one engine, seen from the daemon: its core, and the workers that the core has
-started."""
+started. Watched, and ended for sure."""
 
 import asyncio
 import os
@@ -9,6 +9,66 @@ from typing import Any
 
 import psutil
 from vllm import envs
+from vllm.utils.system_utils import kill_process_tree
+
+KILLED_TIMEOUT_S = 5.0
+"""Until a process that was killed has given its memory back, and can be reaped."""
+
+
+class Processes:
+    """Of one engine, from its start to its stop."""
+
+    def __init__(self) -> None:
+        self._cores: list[Any] = []
+        """Of `multiprocessing`, from the moment they are started."""
+        self._workers: list[psutil.Process] = []
+        """Once the engine is ready; by then only they know that they were its own."""
+        self._is_over = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the first core."""
+        return self._cores[0].pid if self._cores else None
+
+    def began(self, cores: Iterable[Any]) -> None:
+        """Told in the engine's thread, the moment they run."""
+        self._cores.extend(cores)
+        if self._is_over:
+            self.kill()
+
+    def find_workers(self) -> None:
+        """All of them are there now."""
+        self._workers = workers_of(self._cores)
+
+    async def first_exit(self) -> str:
+        """Wait until one of them is gone; says which."""
+        return await first_exit(self._cores, self._workers)
+
+    def end(self) -> None:
+        """Those that are yet to come are to be killed at once."""
+        self._is_over = True
+
+    def kill(self) -> None:
+        """All of them, and whatever comes. The workers too: while they load, they do not see that
+        the process which started them has gone."""
+        self._is_over = True
+        for core in self._cores:
+            if core.is_alive():
+                with suppress(psutil.NoSuchProcess):
+                    kill_process_tree(core.pid)
+        for worker in self._workers:  # of a core that has gone before them
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+    def close(self) -> None:
+        """Give back their descriptors now, and not when the collector comes. Blocks until they have
+        ended, which takes those that were just killed a moment."""
+        for core in list(self._cores):
+            core.join(KILLED_TIMEOUT_S)
+            if core.exitcode is not None:
+                # Not `core.close()`: vLLM's own watcher may be about to ask it how it ended.
+                core._popen.close()
+                self._cores.remove(core)
 
 
 def workers_of(cores: Iterable[Any]) -> list[psutil.Process]:

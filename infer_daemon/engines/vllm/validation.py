@@ -9,9 +9,9 @@ comes back by itself. When all are lost, grammars are refused and everything els
 """
 
 import asyncio
-from contextvars import ContextVar
 from copy import copy
 from typing import Any
+from weakref import WeakValueDictionary
 
 from vllm.config import VllmConfig
 from vllm.pooling_params import PoolingParams
@@ -28,8 +28,9 @@ STACK_BYTES = 256 * 1024 * 1024
 process; of 64 KiB, 64 MiB were enough."""
 RETRY_AFTER_S = 10.0
 
-_CHECKED: ContextVar[StructuredOutputsParams | None] = ContextVar("checked_grammar", default=None)
-"""What this task has checked and is about to hand to vLLM."""
+_CHECKED: WeakValueDictionary[int, StructuredOutputsParams] = WeakValueDictionary()
+"""By id, grammars that were checked: a call keeps its own, from one engine to the next, and hands
+it to vLLM in whichever task comes to read it."""
 
 
 class GrammarCheck:
@@ -42,7 +43,7 @@ class GrammarCheck:
     async def check(
         self, params: SamplingParams | PoolingParams, config: VllmConfig, tokenizer: Any
     ) -> None:
-        """Check the grammar of a request, if it has one. It must go to vLLM in the same task.
+        """Check the grammar of a request, if it has one, before it goes to vLLM.
 
         Raises:
             FrontendError: it cannot be used, or it takes too long to find out.
@@ -75,7 +76,7 @@ class GrammarCheck:
             ) from None
         except Exception as error:
             raise errors.from_grammar(error, kind) from error
-        _CHECKED.set(params.structured_outputs)
+        _CHECKED[id(params.structured_outputs)] = params.structured_outputs
 
     def close(self) -> None:
         """No more checks. Threads that are lost end when they come back."""
@@ -88,14 +89,15 @@ def _kind(grammar: StructuredOutputsParams) -> str:
 
 
 def _pass_over_what_was_checked() -> None:
-    """Make vLLM's own check, which comes while it adds a request, skip what this task has checked.
+    """Make vLLM's own check, which comes while it adds a request, skip what was checked before.
     Idempotent; requests that nobody checked are checked as ever."""
     original = SamplingParams._validate_structured_outputs
     if getattr(original, "passes_over", False):
         return
 
     def validate(self: SamplingParams, *arguments: Any) -> None:
-        if self.structured_outputs is None or self.structured_outputs is not _CHECKED.get():
+        grammar = self.structured_outputs
+        if grammar is None or _CHECKED.get(id(grammar)) is not grammar:
             original(self, *arguments)
 
     validate.passes_over = True  # type: ignore[attr-defined]

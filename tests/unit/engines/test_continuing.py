@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -19,6 +20,7 @@ from infer_daemon.engines.continuing import (
     Rerun,
     Sampling,
     Target,
+    is_exact,
     next_step,
 )
 
@@ -360,3 +362,28 @@ def test_counts_of_tokens_never_go_beyond_what_was_asked_for(cut: int) -> None:
     sampling = Sampling(max_tokens=40, frequency_penalty=1.0)
 
     assert len(with_cut(PROMPT, sampling, cut)) == 40
+
+
+# What may be cut anywhere.
+
+
+def test_a_plain_call_of_one_sequence_may_be_cut_anywhere() -> None:
+    assert is_exact(900, PLAIN, TARGET)
+    assert is_exact(900, replace(PLAIN, seed=7, is_greedy=True, repetition_penalty=1.2), TARGET)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n": 2},
+        {"has_grammar": True},
+        {"seed": 7},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.5, "repetition_penalty": 1.2},
+        {"has_long_bad_words": True},
+        {"max_tokens": 101},
+    ],
+    ids=str,
+)
+def test_what_would_come_to_something_else_may_not_be_cut(changed: dict[str, Any]) -> None:
+    assert not is_exact(900, replace(PLAIN, **changed), TARGET)

@@ -337,25 +337,6 @@ async def test_who_waits_when_the_last_engine_goes_is_told_so(rig: Rig, record: 
     rig.assert_empty()
 
 
-async def test_what_is_slow_to_check_takes_no_place_meanwhile(
-    rig: Rig, record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await rig.add(seqs_max=1)
-    slow, checked = rig.work(), asyncio.Event()
-
-    async def check(self: SimEngine, work: Work) -> None:
-        if work is slow:
-            await checked.wait()
-
-    monkeypatch.setattr(SimEngine, "check", check)
-    task = rig.collect(slow, record())
-    await asyncio.sleep(1)
-
-    assert await rig.collect(rig.work(), record()) == WORDS
-    checked.set()
-    assert await task == WORDS
-
-
 async def test_without_an_engine_a_call_is_refused(rig: Rig, record: Record) -> None:
     one = record()
     with pytest.raises(ModelNotReady) as caught:

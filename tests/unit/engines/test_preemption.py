@@ -11,6 +11,7 @@ from infer_daemon.domain.jobs import EngineName, JobId, Tier
 from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import EngineFacts, Sink, Work
+from infer_daemon.engines.health import Health
 from infer_daemon.engines.sim.engine import SimEngine
 from infer_daemon.engines.supervisor import Status
 from infer_daemon.scheduling.policy import Policy
@@ -183,6 +184,50 @@ async def test_a_call_gives_way_while_the_engine_takes_it(rig: Rig, record: Reco
     rig.assert_empty()
 
 
+class SlowToLetGo(SimEngine):
+    """Needs a moment to take a call back, as an engine in another process does."""
+
+    async def abort(self, work_id: JobId) -> None:
+        """See `contract.Engine.abort`."""
+        await asyncio.sleep(0.5)
+        await super().abort(work_id)
+
+
+async def test_a_call_goes_on_when_its_engine_has_let_go_of_it(rig: Rig, record: Record) -> None:
+    """Else what is to end there would be what has just been begun again."""
+    engine = await one_place(rig)
+    engine.__class__ = SlowToLetGo
+    reading = rig.collect(rig.work(100), of(Tier.BATCH, record()))
+    await asyncio.sleep(0.1)
+    await rig.collect(rig.work(3), of(Tier.CRITICAL, record()))
+
+    async with asyncio.timeout(5):
+        assert await reading == words(100)
+    rig.assert_empty()
+
+
+@pytest.mark.parametrize("how", ["ended", "closed", "lost"])
+async def test_who_has_left_by_itself_in_that_moment_gives_nothing(
+    rig: Rig, record: Record, how: str
+) -> None:
+    engine = await one_place(rig)
+    batch = of(Tier.BATCH, record())
+    call = rig.run(rig.work(3), batch)
+    await anext(call)
+    match how:
+        case "ended":
+            await asyncio.sleep(1)
+        case "closed":
+            await call.aclose()
+        case "lost":
+            engine.kill()
+
+    rig.pool.gate._preempted(call.id, Tier.CRITICAL)
+    assert not call.give_way(Tier.CRITICAL)
+    assert (told(batch), rig.meter.preempted_for) == (["granted a"], [])
+    await call.aclose()
+
+
 async def test_its_engine_may_die_while_it_waits(rig: Rig, record: Record) -> None:
     engine = await one_place(rig)
     batch = of(Tier.BATCH, record())
@@ -242,7 +287,11 @@ async def test_it_waits_no_longer_than_it_would_have_waited_for_its_first_turn(
     rig.assert_empty()
 
 
-async def test_to_give_way_is_neither_a_death_nor_a_failure(rig: Rig, record: Record) -> None:
+async def test_to_give_way_is_neither_a_death_nor_a_failure(
+    rig: Rig, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_first_try: list[str] = []
+    monkeypatch.setattr(Health, "succeeded", lambda _, *whose: at_first_try.extend(whose))
     await one_place(rig)
     batch = of(Tier.BATCH, record())
     batch.model = "m"
@@ -252,6 +301,7 @@ async def test_to_give_way_is_neither_a_death_nor_a_failure(rig: Rig, record: Re
     await reading
 
     assert not batch.died_under
+    assert at_first_try == ["acme", "a"] * 2, "retries are a share of these"
     assert rig.pool.health.endings(EngineName("a")) == {"client": 1, "ok": 2}
     answers = [[e.text for e in endings] for model, endings in rig.judge.shown if model == "m"]
     assert answers == [[" ".join(words(50))]], "judged once, as a whole"

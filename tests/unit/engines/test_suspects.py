@@ -1,5 +1,6 @@
 """The query of death: by hand, and in pools where some requests kill every engine."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,34 +23,36 @@ def suspects() -> Suspects:
 def suspected(suspects: Suspects, *requests: str) -> None:
     """These requests become suspects, in this order."""
     for request in requests:
-        suspects.died(A, [request])
-        assert suspects.died(B, [request]) == {request: Verdict.SUSPECT}
+        suspects.died(A, {request: 1})
+        assert suspects.died(B, {request: 2}) == {request: Verdict.SUSPECT}
     suspects.check()
 
 
 def test_after_the_first_death_a_request_goes_on_like_any_other(suspects: Suspects) -> None:
-    assert suspects.died(A, ["r1", "r2"]) == {"r1": Verdict.GOES_ON, "r2": Verdict.GOES_ON}
+    assert suspects.died(A, {"r1": 1, "r2": 1}) == {"r1": Verdict.GOES_ON, "r2": Verdict.GOES_ON}
     assert not suspects.is_suspect("r1")
     assert suspects.seclude({A: 0, B: 0}) is None
 
 
 def test_after_the_second_it_is_a_suspect_and_the_others_are_not(suspects: Suspects) -> None:
-    suspects.died(A, ["r1"])
+    suspects.died(A, {"r1": 1})
 
-    assert suspects.died(B, ["r1", "r2"]) == {"r1": Verdict.SUSPECT, "r2": Verdict.GOES_ON}
+    assert suspects.died(B, {"r1": 2, "r2": 1}) == {"r1": Verdict.SUSPECT, "r2": Verdict.GOES_ON}
     assert suspects.is_suspect("r1")
 
 
 def test_after_the_third_it_is_ended_with_a_reason(suspects: Suspects) -> None:
     suspected(suspects, "r1")
 
-    assert suspects.died(A, ["r1"]) == {"r1": Verdict.ENDED}
+    assert suspects.died(A, {"r1": 3}) == {"r1": Verdict.ENDED}
     assert "died 3 times" in suspects.reason("r1")
     assert not suspects.is_suspect("r1")
 
 
-def test_several_calls_of_a_request_meet_one_death(suspects: Suspects) -> None:
-    assert suspects.died(A, ["r1", "r1", "r1"]) == {"r1": Verdict.GOES_ON}
+def test_deaths_that_it_has_met_elsewhere_count(suspects: Suspects) -> None:
+    assert suspects.died(A, {"r1": 2}) == {"r1": Verdict.SUSPECT}
+    assert suspects.died(B, {"r1": 3, "r2": 4}) == {"r1": Verdict.ENDED, "r2": Verdict.ENDED}
+    suspects.check()
 
 
 def test_a_suspect_gets_the_engine_with_the_least_work_once_that_is_empty(
@@ -80,7 +83,7 @@ def test_a_suspect_whose_engine_has_become_the_last_has_none_any_more(suspects: 
 def test_if_its_engine_goes_before_it_is_empty_a_suspect_gets_another(suspects: Suspects) -> None:
     suspected(suspects, "r1")
     suspects.seclude({A: 1, B: 4, C: 6})
-    suspects.died(A, ["other"])
+    suspects.died(A, {"other": 1})
 
     assert suspects.seclude({B: 4, C: 3}) == Seclusion("r1", C, may_enter=False)
 
@@ -111,14 +114,15 @@ def test_a_request_that_has_ended_is_forgotten(suspects: Suspects) -> None:
     suspects.forget("r1")
     suspects.forget("r1")
 
-    assert suspects.died(A, ["r1"]) == {"r1": Verdict.GOES_ON}
+    suspects.check()
+    assert suspects.first is None
 
 
 def test_in_a_pool_of_one_engine_the_second_death_ends_a_request() -> None:
     suspects = Suspects(engines=1)
-    suspects.died(A, ["r1"])
+    suspects.died(A, {"r1": 1})
 
-    assert suspects.died(A, ["r1"]) == {"r1": Verdict.ENDED}
+    assert suspects.died(A, {"r1": 2}) == {"r1": Verdict.ENDED}
     assert "died 2 times" in suspects.reason("r1")
 
 
@@ -137,6 +141,7 @@ class Pool:
     ended: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     deaths: int = 0
+    met: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.suspects = Suspects(self.engines)
@@ -193,7 +198,9 @@ class Pool:
         del self.inside[engine]
         self.restarts[engine] = self.restart_steps
         self.deaths += 1
-        for request, verdict in self.suspects.died(engine, sorted(requests)).items():
+        self.met.update(requests)
+        met = {request: self.met[request] for request in sorted(requests)}
+        for request, verdict in self.suspects.died(engine, met).items():
             if verdict == Verdict.ENDED:
                 self.ended.add(request)
                 self.suspects.forget(request)
