@@ -106,8 +106,8 @@ def _resolve(value: Any, path: str, environ: Mapping[str, str], problems: list[s
 def _check(kind: Any, value: Any, path: str, problems: list[str]) -> None:
     """Collect every error below `path`; msgspec alone would stop at the first. What is wrong and
     not required is taken out of `value`, so that the rest can be judged too."""
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        _check_table(kind, value, path, problems)
+    if table := _table(kind):
+        _check_table(table, value, path, problems)
     elif _has_tables(kind):
         key_type, value_type = get_args(kind)
         if not isinstance(value, dict):
@@ -153,6 +153,7 @@ def _convert(kind: Any, value: Any, path: str, problems: list[str]) -> None:
             text = f"expected one of {', '.join(map(repr, allowed))}"
         if isinstance(value, str | int | float | bool) and not tail:
             text = f"{text} (is {value!r})"
+        text = text.replace(" | null", "")  # a key is left out: TOML knows no null
         problems.append(f"{path}{tail.rstrip('`')}: {text.replace('`', '')}")
 
 
@@ -161,10 +162,22 @@ def _words(kind: Any) -> tuple[str, ...]:
     everything else."""
     if get_origin(kind) is Literal:
         return get_args(kind)
+    given = _given(kind)
+    return _words(given) if given is not kind else ()
+
+
+def _table(kind: Any) -> type[msgspec.Struct] | None:
+    """The table that is expected, also if it may be left out."""
+    given = _given(kind)
+    return given if _is_struct(given) else None
+
+
+def _given(kind: Any) -> Any:
+    """What a key that may be left out is if it is there; everything else is what it is."""
     if get_origin(kind) in (Union, UnionType):
         parts = [part for part in get_args(kind) if part is not NoneType]
-        return _words(parts[0]) if len(parts) == 1 else ()
-    return ()
+        return parts[0] if len(parts) == 1 else kind
+    return kind
 
 
 def _has_tables(kind: Any) -> bool:

@@ -46,6 +46,7 @@ def problems(settings: Settings) -> list[str]:
         _hourly,
         _cores,
         _prices,
+        _growing,
         _tenants,
         budgets.problems,
     )
@@ -126,6 +127,25 @@ def _prices(settings: Settings) -> Iterator[str]:
                     nano_usd(dollars, "a price of")
             except ValueError as error:
                 yield f"$.models.{name}.price.{key}: {error}"
+
+
+def _growing(settings: Settings) -> Iterator[str]:
+    """What grows up to a largest value, or is a part of a whole: were it more than that, one of the
+    two would do nothing."""
+    breaker = settings.breaker
+    if breaker.open_s > breaker.open_s_max:
+        yield f"$.breaker.open_s: {breaker.open_s:g} is above open_s_max, {breaker.open_s_max:g}"
+    for name, engine in settings.engines.items():
+        restart, seqs = engine.restart, engine.window.seqs
+        if restart.delay_s > restart.delay_s_max:
+            yield (
+                f"$.engines.{name}.restart.delay_s: {restart.delay_s:g} is above delay_s_max, "
+                f"{restart.delay_s_max:g}"
+            )
+        if seqs is not None and seqs > engine.max_num_seqs:
+            yield (
+                f"$.engines.{name}.window.seqs: {seqs} is above max_num_seqs, {engine.max_num_seqs}"
+            )
 
 
 def _alike(engine: EngineSection) -> tuple[object, ...]:

@@ -145,6 +145,14 @@ def test_all_errors_are_told_at_once_each_with_its_place() -> None:
         ),
         ("engines.b = {}", "$.engines.b.model: missing"),
         ("models.other = {}", "$.models.other.engines: missing"),
+        (
+            'models.chat = { engines = ["a"], price = { input = 1, input_usd = 1 } }',
+            "$.models.chat.price.input: unknown key (did you mean input_usd?)",
+        ),
+        (
+            'models.chat = { engines = ["a"], price = { input_usd = 1 } }',
+            "$.models.chat.price.output_usd: missing",
+        ),
         ("models.other.engines = []", "$.models.other.engines: expected array of length >= 1"),
     ],
 )

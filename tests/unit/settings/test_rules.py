@@ -119,6 +119,18 @@ def test_a_configuration_that_agrees_with_itself_is_accepted(text: str) -> None:
             "$.tenants.x.priority: 'critical' is above its priority_max, 'interactive' "
             '(critical work needs priority_max = "critical")',
         ),
+        (
+            A + "[models.m]\nengines = ['a']\n[breaker]\nopen_s = 200",
+            "$.breaker.open_s: 200 is above open_s_max, 120",
+        ),
+        (
+            A + "restart.delay_s_max = 0.25\n[models.m]\nengines = ['a']",
+            "$.engines.a.restart.delay_s: 0.5 is above delay_s_max, 0.25",
+        ),
+        (
+            A + "max_num_seqs = 8\nwindow.seqs = 9\n[models.m]\nengines = ['a']",
+            "$.engines.a.window.seqs: 9 is above max_num_seqs, 8",
+        ),
     ],
 )
 def test_a_contradiction_names_its_place(text: str, problem: str) -> None:
@@ -169,9 +181,9 @@ def test_all_contradictions_are_told_at_once() -> None:
             "hard.month_usd = 0.0",
             "hard.month_usd: a budget of 0.0: must be above 0; to have none, leave it out",
         ),
-        ("hard.day_usd = true", "hard.day_usd: expected int | float | str | null, got bool"),
+        ("hard.day_usd = true", "hard.day_usd: expected int | float | str, got bool"),
         ("hard.day_tokens = 0", "hard.day_tokens: expected int >= 1"),
-        ("hard.day_tokens = 1.5", "hard.day_tokens: expected int | null, got float"),
+        ("hard.day_tokens = 1.5", "hard.day_tokens: expected int, got float"),
         ("hard.week_tokens = 5", "hard.week_tokens: unknown key"),
         (
             "hard.day_tokens = 5\nsoft.day_tokens = 5",
