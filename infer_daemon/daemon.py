@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from infer_daemon import __version__, notify
 from infer_daemon.admission.admission import Admission
-from infer_daemon.domain.errors import CutShort
 from infer_daemon.domain.jobs import EngineName
 from infer_daemon.domain.states import EngineState
 from infer_daemon.doors import Doors
+from infer_daemon.ending import Ending
 from infer_daemon.engines import leftovers
 from infer_daemon.engines.anomalies import Anomaly
 from infer_daemon.engines.fleet import Fleet, PoolPlan
@@ -55,11 +55,8 @@ log = structlog.get_logger()
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 LAG_PROBE_S = 0.1
-DRAIN_PROBE_S = 0.05
 QUIET_REQUESTS_MAX = 4
 """In flight at the same time, while old rows are deleted beside them."""
-TELL_S = 1.0
-"""For the last words to clients whose requests were cut short."""
 
 
 class Daemon:
@@ -78,8 +75,6 @@ class Daemon:
         self._settings = settings
         self._folder = folder
         self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         # Leaves first: each part is given the ones above it.
         self.metrics = Metrics()
@@ -136,6 +131,9 @@ class Daemon:
             allowances=self.allowances,
             stand_ins=StandIns(settings, self.catalog, self.pools),
             book=self.book,
+        )
+        self.ending = Ending(
+            self.path, self.pools.values(), self.fleet, settings.daemon.drain_timeout_s
         )
         self.live = Live(settings, self, source)
         self.view = View(self)
@@ -210,7 +208,7 @@ class Daemon:
         await self.doors.open(self.path, self.view)
         notify.tell("READY=1\nSTATUS=the door is open, engines are loading")
         tasks = [
-            asyncio.create_task(self._stopped(), name="stop"),
+            asyncio.create_task(self.ending.wanted(), name="stop"),
             asyncio.create_task(self._watch_loop_lag(), name="loop-lag"),
             asyncio.create_task(self._feed_watchdog(), name="watchdog"),
             asyncio.create_task(self.book.prune(self._is_quiet), name="prune"),
@@ -221,19 +219,16 @@ class Daemon:
         ]
         try:
             await _first_end(tasks)
-            await self._drain()
+            await self.ending.drain()
         finally:
             await _cancel(tasks)
             await self.doors.close()
-            await self._end_engines()
+            await self.ending.end_engines()
         _raise_failure(tasks)
 
     def stop(self) -> None:
         """Begin to drain; called again, end at once."""
-        (self._stop_now if self._stop.is_set() else self._stop).set()
-
-    async def _stopped(self) -> None:
-        await self._stop.wait()
+        self.ending.ask()
 
     async def _reload_when_told(self) -> None:
         """On SIGHUP. A bad file has been logged and changes nothing."""
@@ -301,38 +296,6 @@ class Daemon:
             notify.tell("WATCHDOG=1")
             await asyncio.sleep(interval_s)
         await asyncio.Event().wait()
-
-    async def _drain(self) -> None:
-        """Refuse what is new and let what runs finish, up to the configured time; tell the rest."""
-        self.path.is_draining = True
-        notify.tell("STOPPING=1")
-        timeout_s = self._settings.daemon.drain_timeout_s
-        log.info("draining", requests=self.path.in_flight, timeout_s=timeout_s)
-        if await self._is_idle_within(timeout_s, unless=self._stop_now):
-            return
-        log.warning("drain_cut_short", requests=self.path.in_flight)
-        for pool in self.pools.values():
-            pool.gate.end_all(CutShort(retry_after_s=10))
-        await self._is_idle_within(TELL_S)
-
-    async def _end_engines(self) -> None:
-        """Let engines shut down, which takes seconds; who was told to end at once kills them."""
-        stopping = asyncio.create_task(self.fleet.stop(), name="stop-fleet")
-        hurry = asyncio.create_task(self._stop_now.wait(), name="hurry")
-        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            self.fleet.kill()
-        hurry.cancel()
-        await stopping
-
-    async def _is_idle_within(self, timeout_s: float, unless: asyncio.Event | None = None) -> bool:
-        """Wait until no request is left; not longer than this, nor once `unless` is set."""
-        deadline_s = self._loop.time() + timeout_s
-        while self.path.in_flight:
-            if self._loop.time() >= deadline_s or (unless is not None and unless.is_set()):
-                return False
-            await asyncio.sleep(DRAIN_PROBE_S)
-        return True
 
 
 def _wall_us() -> int:

@@ -112,8 +112,8 @@ class Choice:
     @property
     def text(self) -> str:
         """What is answered when no model is left; "" for nothing. A prompt that is too long is for
-        its client to shorten."""
-        if self.failure is FailureClass.TOO_LONG or not self._is_talk:
+        its client to shorten, and one of which engines die not to be tried again."""
+        if self.failure is FailureClass.TOO_LONG or not self._is_talk or self._is_suspect:
             return ""
         return self._stand_ins.text_of(self._asked.model)
 

@@ -7,89 +7,43 @@ and calls the gate (`engines/gate.py`), which waits for the scheduler's grant an
 generate; outputs are counted there as they arrive. Then the answer, or the stream (`streams.py`),
 comes back through here to be settled, exactly once, however it ended.
 
-A model that does not answer may have others stand in for it (`falling_back.py`): they are tried
-before anything of an answer was sent, in `_instead`.
+A model that does not answer may have others stand in for it (`standing_in.py`): they are tried
+before anything of an answer was sent, by the same way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
 
 import structlog
 
-from infer_daemon import last_resort
 from infer_daemon.admission.admission import Admission, Applicant
-from infer_daemon.admission.appointments import Visitor
-from infer_daemon.admission.asks import longest_text
-from infer_daemon.domain.endpoints import Endpoint
+from infer_daemon.asking import Ask, Asked
 from infer_daemon.domain.errors import (
+    CutShort,
     DaemonError,
     EngineFault,
-    ModelNotReady,
     NotSupported,
     ShuttingDown,
 )
-from infer_daemon.domain.failures import failure_class
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import CURRENT, RequestRecord, never
-from infer_daemon.domain.tenant import Tenant
+from infer_daemon.domain.record import CURRENT, RequestRecord
 from infer_daemon.engines.contract import Call, EventStream, Frontend, Reply
 from infer_daemon.engines.pool import Pool
-from infer_daemon.falling_back import Choice, StandIns
+from infer_daemon.falling_back import StandIns
 from infer_daemon.fitting import fit
 from infer_daemon.ledger.allowances import Allowances
 from infer_daemon.ledger.book import Book
 from infer_daemon.ledger.entries import metadata_text
 from infer_daemon.ledger.recorder import Recorder
-from infer_daemon.routing.catalog import Catalog, Deployment
+from infer_daemon.routing.catalog import Catalog
 from infer_daemon.scheduling.scheduler import Scheduler
+from infer_daemon.standing_in import StandingIn
 from infer_daemon.streams import SettledStream, WaitingStream
 from infer_daemon.tenancy.registry import Registry
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What a client sent, decoded and looked through: whoever makes one of a large body does so
-    beside the event loop."""
-
-    fields: dict[str, Any]
-    upload: bytes | None = None
-    text_len: int = field(init=False)
-    """Characters of its prompt, or of its longest."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text_len", longest_text(self.fields))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A request as it comes through the door: its head, and a way to read the rest."""
-
-    endpoint: Endpoint
-    key: str | None
-    read: Callable[[], Awaitable[Body]]
-    """Reads and decodes the body; called once the sender is known. Raises DaemonError."""
-    priority: str | None = None
-    """Header `x-priority`."""
-    deadline_ms: str | None = None
-    """Header `x-deadline-ms`."""
-    connection: int = 0
-    """The same number for all requests of one connection."""
-    is_large: bool = False
-    """Whether the body takes long to read."""
-    is_retry: bool | None = None
-    """Whether the client says that it was refused before; None if it does not say."""
-    client: str = ""
-    """Where it comes from: an address, or a user of this machine."""
-    uid: int | None = None
-    """User at the other end of a Unix socket."""
-
-    def visitor(self, tenant: Tenant) -> Visitor:
-        """Who comes, as those see it who tell when to come again."""
-        return Visitor(tenant.name, self.connection, self.is_retry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +53,6 @@ class Answer:
     request_id: str
     content: "Reply | SettledStream"
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Asked:
-    """A request that has been read: who asks whom for what."""
-
-    ask: Ask
-    body: Body
-    tenant: Tenant
-    record: RequestRecord
-    deployment: Deployment
-    """Of the model that is tried now; at first the one that was asked for."""
-    since_s: float | None = None
-    """Since when it is, if it is another."""
 
 
 class RequestPath:
@@ -142,10 +82,18 @@ class RequestPath:
         self._pools = pools
         self._recorder = recorder
         self._allowances = allowances
-        self._stand_ins = stand_ins
+        self._standing_in = StandingIn(
+            stand_ins,
+            pools,
+            ask_one=self._try,
+            give_back=self._give_back,
+            write_down=self._write_down,
+        )
         self._book = book
         self.is_draining = False
         """While true, new requests are refused and running ones go on."""
+        self.is_ending = False
+        """While true, a request that is cancelled was sent away: its client has not left it."""
 
     @property
     def in_flight(self) -> int:
@@ -167,7 +115,13 @@ class RequestPath:
             content = await self._answer(ask, record)
             if not isinstance(content, Reply):
                 record.stream = True  # a form says it in words
-                stream = SettledStream(content, record, self._settle)
+                stream = SettledStream(
+                    content,
+                    record,
+                    self._settle,
+                    comment=lambda: self._comment(record),
+                    comment_after_s=self.comment_after_s,
+                )
                 return Answer(record.id, stream, self._headers(record))
             await record.close_calls()
         except asyncio.CancelledError:
@@ -215,77 +169,13 @@ class RequestPath:
         deployment = self._catalog.route(body.fields.get("model"), tenant.may_use)
         record.model = deployment.model
         record.stream = body.fields.get("stream") is True
-        asked = _Asked(ask=ask, body=body, tenant=tenant, record=record, deployment=deployment)
+        asked = Asked(ask=ask, body=body, tenant=tenant, record=record, deployment=deployment)
         # 4. to 8. render, wait, grant, generate, stream.
         if record.stream:
             return await self._stream(asked)
-        return await self._by_anybody(asked)
+        return await self._standing_in.answer(asked)
 
-    async def _by_anybody(self, asked: _Asked) -> Reply | EventStream:
-        """The answer of the model that was asked for, or of whoever stands in for it."""
-        record, deployment = asked.record, asked.deployment
-        choice = self._stand_ins.choice(record, asked.body.fields, deployment, asked.tenant.may_use)
-        record.can_fall_back = lambda: choice.is_any
-        try:
-            pool = self._pools[deployment.pool]
-            if (pool.is_broken or pool.is_away) and choice.is_any:
-                raise ModelNotReady(pool.why_not_ready(None), retry_after_s=10)
-            return await self._try(asked)
-        except DaemonError as error:
-            failure = failure_class(error)
-            if failure is None or not choice.begin(failure):
-                raise
-            return await self._instead(asked, choice, error)
-        finally:
-            record.can_fall_back = never
-
-    async def _instead(
-        self, asked: _Asked, choice: Choice, error: DaemonError
-    ) -> Reply | EventStream:
-        """The answer of the first stand-in that gives one, or the text of the last resort.
-
-        Raises:
-            DaemonError: `error`, if there is none; nothing of the request is reserved then.
-        """
-        record, model = asked.record, asked.deployment
-        for deployment, headers in choice.models():
-            self._start_over(asked, deployment)
-            record.told |= headers
-            record.answered_by = deployment.model
-            record.fallback_from, record.fallback_why = model.name, choice.failure
-            record.note(f"falls back to {deployment.model}: {choice.failure}")
-            try:
-                return await self._try(asked)
-            except DaemonError as failed:
-                record.note(f"{deployment.model} does not answer either: {failed.code}")
-        if asked.since_s is None and not choice.text:
-            raise error
-        self._start_over(asked, model)
-        record.answered_by = record.fallback_from = record.fallback_why = ""
-        if choice.text:
-            return self._say(asked, choice)
-        record.deployment, record.recipe_hash = model.name, model.recipe_hash
-        record.refusal = error
-        raise error
-
-    def _say(self, asked: _Asked, choice: Choice) -> Reply | EventStream:
-        """The text of the last resort."""
-        record, model = asked.record, asked.deployment
-        record.is_static = True
-        record.told |= last_resort.HEADERS
-        record.fallback_from, record.fallback_why = model.name, choice.failure
-        record.note(f"falls back to a text: {choice.failure}")
-        self._write_down(asked, last_resort.MODEL, "")
-        return last_resort.answer(record.endpoint, asked.body.fields, record.id, choice.text)
-
-    def _start_over(self, asked: _Asked, deployment: Deployment) -> None:
-        """With another model: nothing of the last try is kept, and nothing reserved."""
-        asked.record.start_over()
-        self._admission.withdraw(asked.record)
-        self._allowances.settle(asked.record)
-        asked.deployment, asked.since_s = deployment, asked.record.clock()
-
-    async def _try(self, asked: _Asked) -> Reply | EventStream:
+    async def _try(self, asked: Asked) -> Reply | EventStream:
         """The answer of one model."""
         ask, record, deployment = asked.ask, asked.record, asked.deployment
         pool = self._pools[deployment.pool]
@@ -313,7 +203,7 @@ class RequestPath:
         )
         return await self._render(frontend, call, record)
 
-    def _write_down(self, asked: _Asked, deployment: str, recipe_hash: str) -> None:
+    def _write_down(self, asked: Asked, deployment: str, recipe_hash: str) -> None:
         """Who answers; and the request itself, if that was not done yet."""
         record = asked.record
         if self._book is None:
@@ -323,7 +213,7 @@ class RequestPath:
             record.client, record.metadata = asked.ask.client, metadata_text(asked.body.fields)
             self._book.open(record)
 
-    def _applicant(self, asked: _Asked, pool: Pool) -> Applicant:
+    def _applicant(self, asked: Asked, pool: Pool) -> Applicant:
         ask, tenant, deployment = asked.ask, asked.tenant, asked.deployment
         return Applicant(
             tenant=tenant,
@@ -348,10 +238,10 @@ class RequestPath:
             await record.close_calls()
             raise
 
-    async def _stream(self, asked: _Asked) -> Reply | EventStream | WaitingStream:
+    async def _stream(self, asked: Asked) -> Reply | EventStream | WaitingStream:
         """The answer, if it begins soon; else a stream that says what it waits for."""
         record = asked.record
-        answering = asyncio.create_task(self._by_anybody(asked), name=f"answer-{record.id}")
+        answering = asyncio.create_task(self._standing_in.answer(asked), name=f"answer-{record.id}")
         try:
             await asyncio.wait({answering}, timeout=self.comment_after_s)
         except asyncio.CancelledError:
@@ -363,15 +253,32 @@ class RequestPath:
         return WaitingStream(
             answering,
             record,
-            comment=lambda: _comment(self._schedulers[asked.deployment.pool], record),
+            comment=lambda: self._comment(record),
             interval_s=self.comment_after_s,
         )
+
+    def _comment(self, record: RequestRecord) -> str:
+        """What a client that waits is told."""
+        for (pool, scheduler), call in product(self._schedulers.items(), record.open_calls):
+            if (prospect := scheduler.prospect(call.id)) is not None:
+                back_s = self._pools[pool].back_s or 0.0
+                wait_s = prospect.wait_s + max(0.0, back_s - record.clock())
+                return f"queued position={prospect.position} eta_ms={round(wait_s * 1e3)}"
+        return "working"
+
+    def _give_back(self, record: RequestRecord) -> None:
+        """What the request has reserved: another model is asked, with limits of its own."""
+        self._admission.withdraw(record)
+        self._allowances.settle(record)
 
     async def _settle(
         self, record: RequestRecord, outcome: Outcome, error: DaemonError | None
     ) -> None:
         """9. The end of every request, however it ended. Returns when that is safe on disk; all
         that must happen has happened before it first waits."""
+        if outcome is Outcome.CANCELLED and self.is_ending:
+            error = CutShort()
+            outcome = error.outcome
         self._admission.settle(record, outcome)
         bill = self._allowances.settle(record, error)
         self._recorder.settle(record, outcome, error)
@@ -384,11 +291,3 @@ class RequestPath:
         error.headers = self._headers(record)
         await self._settle(record, error.outcome, error)
         return error
-
-
-def _comment(scheduler: Scheduler, record: RequestRecord) -> str:
-    """What a client that waits is told."""
-    for call in record.open_calls:
-        if (prospect := scheduler.prospect(call.id)) is not None:
-            return f"queued position={prospect.position} eta_ms={round(prospect.wait_s * 1e3)}"
-    return "working"

@@ -9,7 +9,7 @@ import structlog
 from infer_daemon.domain.errors import DaemonError
 from infer_daemon.domain.events import error_event
 from infer_daemon.domain.outcomes import Outcome
-from infer_daemon.domain.record import RequestRecord
+from infer_daemon.domain.record import CONTINUED, RequestRecord
 from infer_daemon.engines.contract import EventStream, Reply
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class WaitingStream:
             await asyncio.wait({self._answering}, timeout=self._interval_s)
         if not self._answering.done():
             self._has_spoken = True
-            return f": {self._comment()}\n\n".encode()
+            return _comment(self._comment())
         try:
             content = self._answering.result()
         except DaemonError as error:
@@ -79,7 +79,7 @@ class WaitingStream:
             self._told_of = why  # and the answer itself the next time
             model = self._record.told.get("x-infer-model")
             who = f" model={model}" if model else ""
-            return f": fallback{who} why={why}\n\n".encode()
+            return _comment(f"fallback{who} why={why}")
         if isinstance(content, Reply):
             self._is_over = True
             return b"data: " + content.body + b"\n\n"
@@ -100,10 +100,23 @@ class SettledStream:
     """A stream that settles its request *before* it hands out its last chunk: a client that has
     seen the end of its response finds it written down."""
 
-    def __init__(self, stream: Chunks, record: RequestRecord, settle: Settle) -> None:
+    def __init__(
+        self,
+        stream: Chunks,
+        record: RequestRecord,
+        settle: Settle,
+        *,
+        comment: Callable[[], str],
+        comment_after_s: float,
+    ) -> None:
+        """Args: comment: what to say now, if it has said nothing for so long."""
         self._stream = stream
         self._record = record
         self._settle = settle
+        self._comment = comment
+        self.comment_after_s = comment_after_s
+        #: What the headers say, or a comment did.
+        self._told_of = record.told.get(CONTINUED)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -114,7 +127,8 @@ class SettledStream:
         tail: list[bytes] = []
         try:
             if not self._record.is_generated:
-                return await anext(self._stream)
+                chunk = await anext(self._stream)
+                return self._news() + chunk
             # The engine is done, so the rest comes without waiting: hold it back until settled.
             async for chunk in self._stream:
                 tail.append(chunk)  # one by one: what comes before a failure is to be sent
@@ -129,7 +143,19 @@ class SettledStream:
         await self._end()
         if not tail:
             raise StopAsyncIteration
-        return b"".join(tail)
+        return self._news() + b"".join(tail)
+
+    def comment(self) -> bytes:
+        """What its client may be told between two chunks while it pauses."""
+        return _comment(self._comment())
+
+    def _news(self) -> bytes:
+        """A comment, once the answer goes on otherwise than it would have; else nothing."""
+        continued = self._record.told.get(CONTINUED)
+        if continued is None or continued == self._told_of:
+            return b""
+        self._told_of = continued
+        return _comment(f"continued inexact={continued}")
 
     def _failure(self, error: Exception) -> bytes:
         """The event for what was raised instead of told. A vendor's handler may raise anything for
@@ -157,3 +183,8 @@ class SettledStream:
                     await self._settle(self._record, Outcome.CANCELLED, None)
                 else:
                     await self._end()
+
+
+def _comment(text: str) -> bytes:
+    """No event: whoever reads events passes over it."""
+    return f": {text}\n\n".encode()

@@ -21,6 +21,7 @@ from infer_daemon.api.openai import (
     read_body,
     read_small,
 )
+from infer_daemon.asking import Ask
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
@@ -34,7 +35,7 @@ from infer_daemon.domain.tenant import Tenant
 from infer_daemon.engines.contract import Reply
 from infer_daemon.ledger.feedback import Feedback
 from infer_daemon.ledger.refusals import DoorRefusals
-from infer_daemon.request_path import Ask, RequestPath
+from infer_daemon.request_path import RequestPath
 from infer_daemon.routing.catalog import no_model
 from infer_daemon.settings.schema import ListenSection
 

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import BodyPartReader, web
 
 from infer_daemon.api import fields
+from infer_daemon.asking import Body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     BodyTooLarge,
@@ -23,7 +24,6 @@ from infer_daemon.domain.errors import (
     SentTooSlowly,
 )
 from infer_daemon.domain.events import anthropic_type
-from infer_daemon.request_path import Body
 from infer_daemon.settings.schema import ListenSection
 
 PATHS: dict[str, Endpoint] = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infer_daemon.bench.wire import Address, Connection, connect
-from infer_daemon.chaos.questions import KEYS, BadAnswer, Question, Said, said
+from infer_daemon.chaos.questions import BATCH_TENANT, KEYS, BadAnswer, Question, Said, said
 
 GIVE_UP_S = 240.0
 AGAIN_S = 0.5
@@ -93,12 +93,16 @@ class Crowd:
         """The first few of them, in words."""
         return [str(one) for one in self.failed[:FAILURES_SHOWN]]
 
-    def ttfts_s(self, from_s: float, until_s: float) -> list[float]:
-        """Of the streams that began in a time."""
+    def ttfts_s(self, from_s: float, until_s: float, *, of_batch: bool = False) -> list[float]:
+        """Of the streams that began in a time: of the interactive tenants, or of batch work, which
+        makes room for them."""
         return [
             one.ttft_s
             for one in self.asked
-            if one.question.is_stream and not one.problem and from_s <= one.begun_s <= until_s
+            if one.question.is_stream
+            and not one.problem
+            and from_s <= one.begun_s <= until_s
+            and (one.tenant == BATCH_TENANT) == of_batch
         ]
 
     async def until_asked(self, count: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 KEYS = {"acme": "sk-demo-acme", "globex": "sk-demo-globex", "nightly": "sk-demo-nightly"}
 """Of the tenants that ask: two interactive ones, and one whose work is batch."""
+BATCH_TENANT = "nightly"
 TEXTS = (
     "What is infer-daemon?",
     "What does a 429 mean?",

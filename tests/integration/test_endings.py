@@ -127,6 +127,36 @@ async def test_an_answer_that_failed_by_our_fault_has_no_price_and_one_that_was_
     assert rows == [("cancelled", 1, 1, 1), ("engine_error", 0, 1, 1)]
 
 
+async def test_who_is_sent_away_at_the_end_of_the_daemon_has_not_left_and_pays_nothing(
+    serve: Serve,
+) -> None:
+    """A client that does not read cannot be told: its connection is cut."""
+    price = "[models.echo]\nprice = { input_usd = 2, output_usd = 10 }"
+    running = await serve("daemon.drain_timeout_s = 0.1\n" + SIM.replace("[models.echo]", price))
+    body = json.dumps({**ENDLESS, "prompt": "w" * 2000, "stream": True}).encode()
+    head = [
+        f"POST {COMPLETIONS} HTTP/1.1",
+        "host: daemon",
+        f"authorization: {AUTH['Authorization']}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+    ]
+    reader, writer = await asyncio.open_unix_connection(running.socket, limit=1024)
+    writer.write("\r\n".join([*head, "", ""]).encode() + body)
+    assert b" 200 " in await reader.readline()
+    await until(lambda: running.engine("a").steps > 500)
+    running.daemon.stop()
+    async with asyncio.timeout(20):
+        await running.task
+    writer.close()
+
+    rows = ask(
+        running.folder.root / "ledger.sqlite3",
+        "SELECT outcome, code, price_nano_usd, compute_ns > 0, completion_tokens > 0 FROM settled",
+    )
+    assert rows == [("evicted", "cut_short", 0, 1, 1)]
+
+
 async def test_openais_client_raises_the_error_event_of_a_stream(serve: Serve) -> None:
     running = await serve(DYING)
     prompt = " ".join(f"w{number}" for number in range(20))

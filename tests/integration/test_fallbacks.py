@@ -47,6 +47,18 @@ sim.step_ms = 1
 [models.echo]
 engines = ["a", "b"]
 """
+SILENT = """
+[engines.c]
+kind = "sim"
+model = "echo"
+sim.fail_start = "no luck"
+[models.silent]
+engines = ["c"]
+fallback.load_failed = ["other"]
+[tenants.acme.budget.hard]
+month_tokens = 6
+"""
+"""Of a budget for one request."""
 WORDS = {"model": "echo", "prompt": "one two three"}
 
 
@@ -131,3 +143,15 @@ async def test_a_few_faults_of_one_replica_are_seen_by_nobody(serve: Serve) -> N
         assert (await running.post("/v1/completions", WORDS)).status_code == 200
 
     assert await series(running, "infer_retries_total") == {("a", "true"): 3.0}
+
+
+async def test_who_has_used_up_a_budget_hears_of_that_and_not_of_the_model_that_is_away(
+    serve: Serve,
+) -> None:
+    running = await serve(CHAIN + SILENT)
+    first = await running.post("/v1/completions", WORDS | {"model": "silent"})
+    second = await running.post("/v1/completions", WORDS | {"model": "silent"})
+
+    assert (first.status_code, first.headers["x-infer-fallback"]) == (200, "load_failed")
+    assert (second.status_code, second.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert second.headers["x-should-retry"] == "false"

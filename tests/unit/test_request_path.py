@@ -7,6 +7,7 @@ from contextlib import aclosing
 import pytest
 from structlog.types import EventDict
 
+from infer_daemon.asking import Ask, Body
 from infer_daemon.domain.endpoints import Endpoint
 from infer_daemon.domain.errors import (
     CutShort,
@@ -19,7 +20,7 @@ from infer_daemon.domain.outcomes import Outcome
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.sim.frontend import SimFrontend
-from infer_daemon.request_path import Ask, Body, SettledStream
+from infer_daemon.streams import SettledStream
 from tests.conftest import MakeSettings
 from tests.inside import Inside
 
@@ -130,6 +131,27 @@ async def test_a_request_that_is_cancelled_leaves_nothing(
     assert inside.schedulers["echo"].running == len(holders)
     for holder in holders:
         await holder.aclose()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_is_sent_away_at_the_end_of_the_daemon_has_not_left(
+    inside: Inside, log_lines: list[EventDict], stream: bool
+) -> None:
+    reading = asyncio.create_task(read(inside) if stream else inside.ask(**ENDLESS))
+    await asyncio.sleep(1)
+    inside.path.is_ending = True
+    reading.cancel()
+    await asyncio.wait([reading])
+
+    (line,) = requests(log_lines)
+    assert (line["outcome"], line["code"]) == ("evicted", "cut_short")
+
+
+async def read(inside: Inside) -> None:
+    stream = await inside.stream(**ENDLESS)
+    async with aclosing(stream):
+        async for _ in stream:
+            pass
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -300,7 +322,13 @@ async def test_a_stream_that_breaks_inside_says_so_and_settles_as_our_fault(
 
     record = inside.recorder.open(Endpoint.CHAT)
     record.calls_started = int(generated)
-    stream = SettledStream(EventStream([], events()), record, inside.path._settle)
+    stream = SettledStream(
+        EventStream([], events()),
+        record,
+        inside.path._settle,
+        comment=lambda: "working",
+        comment_after_s=5.0,
+    )
     async with aclosing(stream):
         told = b"".join([chunk async for chunk in stream])
 
@@ -325,7 +353,13 @@ async def test_a_refusal_that_a_handler_raises_as_something_else_is_told_as_it_i
         raise ValueError("no event of mine")
         yield b""
 
-    stream = SettledStream(EventStream([], events()), record, inside.path._settle)
+    stream = SettledStream(
+        EventStream([], events()),
+        record,
+        inside.path._settle,
+        comment=lambda: "working",
+        comment_after_s=5.0,
+    )
     async with aclosing(stream):
         (told,) = [chunk async for chunk in stream]
 
