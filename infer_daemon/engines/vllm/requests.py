@@ -25,7 +25,8 @@ class Validator:
     def __init__(self, request: Any) -> None:
         schema = deepcopy(TypeAdapter(request).core_schema)  # types share parts of theirs
         _stop_at_the_first_error(schema)
-        self._schema = SchemaValidator(schema)
+        # Models inside would else be checked by validators of their own, which look at everything.
+        self._schema = SchemaValidator(schema, _use_prebuilt=False)
 
     def validate(self, body: Any) -> Any:
         """The request.
