@@ -28,7 +28,7 @@ engines = ["small"]
 [tenants.acme]
 key_hashes = ["sha256:d4ffc8c0325f7e8e971bb4d7bc9f6a78c97920b5ac57b24380e53b6c7a96bc13"]
 """
-REQUESTS = 150
+REQUESTS = 80
 ENGINE = EngineName("small")
 
 
