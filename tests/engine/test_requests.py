@@ -123,7 +123,7 @@ def test_items_that_only_the_handler_can_make_messages_of_are_left_to_it(items: 
     ("kind", "body"),
     [
         (ChatCompletionRequest, {"messages": [{}] * 1000}),
-        (ChatCompletionRequest, {"messages": [{"role": "user", "content": [7] * 1000}]}),
+        (ChatCompletionRequest, {"messages": [{"role": "nobody", "content": [7] * 1000}]}),
         (ChatCompletionRequest, {"messages": [ASK], "tools": [None] * 1000}),
         (ChatCompletionRequest, {"messages": [ASK], "bad_words": [None] * 1000}),
         (ChatCompletionRequest, {"messages": [ASK], "logit_bias": dict.fromkeys("abcdefgh")}),
