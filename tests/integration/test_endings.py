@@ -64,9 +64,8 @@ async def test_a_client_that_leaves_while_it_waits_makes_way(
         waiting.cancel()
         await asyncio.wait([waiting])
 
-        await until(lambda: running.queue.waiting == 0)
-        assert running.queue.running == 1
-        assert outcomes(log_lines) == ["cancelled"]
+        await until(lambda: outcomes(log_lines) == ["cancelled"])
+        assert (running.queue.running, running.queue.waiting) == (1, 0)
 
 
 async def test_a_client_that_stops_reading_does_not_keep_its_place(
