@@ -17,6 +17,7 @@ from infer_daemon.domain.errors import (
     ShuttingDown,
 )
 from infer_daemon.domain.outcomes import Outcome
+from infer_daemon.domain.record import RequestRecord
 from infer_daemon.domain.states import EngineState
 from infer_daemon.engines.contract import Call, EventStream, Reply
 from infer_daemon.engines.sim.frontend import SimFrontend
@@ -312,6 +313,19 @@ async def test_an_engine_that_dies_and_is_given_up_is_the_requests_ending(
     assert line["completion_tokens"] == 5
 
 
+def settled(
+    inside: Inside, record: RequestRecord, events: AsyncGenerator[bytes, None]
+) -> SettledStream:
+    """The stream of a handler, as its client gets it."""
+    return SettledStream(
+        EventStream([], events),
+        record,
+        inside.path._settle,
+        comment=lambda: "working",
+        comment_after_s=5.0,
+    )
+
+
 @pytest.mark.parametrize("generated", [False, True], ids=["generating", "generated"])
 async def test_a_stream_that_breaks_inside_says_so_and_settles_as_our_fault(
     inside: Inside, log_lines: list[EventDict], generated: bool
@@ -322,14 +336,7 @@ async def test_a_stream_that_breaks_inside_says_so_and_settles_as_our_fault(
 
     record = inside.recorder.open(Endpoint.CHAT)
     record.calls_started = int(generated)
-    stream = SettledStream(
-        EventStream([], events()),
-        record,
-        inside.path._settle,
-        comment=lambda: "working",
-        comment_after_s=5.0,
-    )
-    async with aclosing(stream):
+    async with aclosing(settled(inside, record, events())) as stream:
         told = b"".join([chunk async for chunk in stream])
 
     first, last = told.removesuffix(b"\n\n").split(b"\n\n")
@@ -353,14 +360,7 @@ async def test_a_refusal_that_a_handler_raises_as_something_else_is_told_as_it_i
         raise ValueError("no event of mine")
         yield b""
 
-    stream = SettledStream(
-        EventStream([], events()),
-        record,
-        inside.path._settle,
-        comment=lambda: "working",
-        comment_after_s=5.0,
-    )
-    async with aclosing(stream):
+    async with aclosing(settled(inside, record, events())) as stream:
         (told,) = [chunk async for chunk in stream]
 
     assert b'"code":"cut_short"' in told

@@ -16,8 +16,12 @@ def hand_on(
     progress: VllmProgress | None,
 ) -> None:
     """What vLLM calls, on the event loop, for every output of a request."""
+    if isinstance(output, Exception):
+        is_death = isinstance(output, EngineDeadError)
+        sink.fail(EngineDied(retry_after_s=10) if is_death else output)
+        return
+    new_tokens = 0
     if isinstance(output, RequestOutput):
-        new_tokens = 0
         for completion in output.outputs:
             if completion.finish_reason == "error":
                 sink.fail(EngineFault())  # of its handler, it would be one error among others
@@ -27,20 +31,9 @@ def hand_on(
                 # Of several sequences that go on each is a request of its own.
                 progress.finished[completion.index] = completion.finish_reason
                 output.finished = progress.is_finished
-        sink.deliver(
-            output,
-            new_tokens=new_tokens,
-            cached_tokens=output.num_cached_tokens or 0,
-            finished=output.finished,
-        )
-    elif isinstance(output, EngineDeadError):
-        sink.fail(EngineDied(retry_after_s=10))
-    elif isinstance(output, Exception):
-        sink.fail(output)
-    else:
-        sink.deliver(
-            output,
-            new_tokens=0,
-            cached_tokens=output.num_cached_tokens or 0,
-            finished=output.finished,
-        )
+    sink.deliver(
+        output,
+        new_tokens=new_tokens,
+        cached_tokens=output.num_cached_tokens or 0,
+        finished=output.finished,
+    )

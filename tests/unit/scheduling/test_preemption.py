@@ -243,14 +243,19 @@ def test_nobody_gives_way_to_whoever_would_take_room_that_is_kept(core: Core, jo
     core.check()
 
 
-def test_an_exchange_passes_those_before_it_who_could_have_used_the_room(
-    core: Core, job: MakeJob
-) -> None:
+def large_before_small(core: Core, job: MakeJob) -> None:
+    """Batch work could make room for one of two that are urgent: the one whose turn is later."""
     open_engine(core, 2)
     core.submit(job("stays"), 0)
     core.submit(batch(job, "b"), 0)
     core.submit(urgent(job, "large", tenant="a", seqs=2), 0)
     core.submit(urgent(job, "small", tenant="z"), 0)
+
+
+def test_an_exchange_passes_those_before_it_who_could_have_used_the_room(
+    core: Core, job: MakeJob
+) -> None:
+    large_before_small(core, job)
 
     assert told(core.expire(1)) == ["-b", "+small"]
     assert core.waiting[JobId("large")].passed_by == 1
@@ -259,11 +264,7 @@ def test_an_exchange_passes_those_before_it_who_could_have_used_the_room(
 def test_nobody_gives_way_to_whoever_is_too_far_ahead_of_the_first(
     core: Core, job: MakeJob
 ) -> None:
-    open_engine(core, 2)
-    core.submit(job("stays"), 0)
-    core.submit(batch(job, "b"), 0)
-    core.submit(urgent(job, "large", tenant="a", seqs=2), 0)
-    core.submit(urgent(job, "small", tenant="z"), 0)
+    large_before_small(core, job)
     core.fairness[Tier.CRITICAL].charge("z", 2 * LEAD_MAX)
 
     assert core.expire(1) == []
